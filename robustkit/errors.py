@@ -1,0 +1,77 @@
+"""What can go wrong, by cause.
+
+Every error of robustkit derives from `RobustkitError` and from the built-in a caller would expect.
+A message says what was given, what is allowed and what to do. `exit_code` is what the command line
+returns for it.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class RobustkitError(Exception):
+    """Base of everything robustkit raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class BadInput(RobustkitError, ValueError):
+    """A value, name or file that the caller can correct."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UnknownName(BadInput, LookupError):
+    """A name that is not registered; offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Args: what is named (`attack`), the name given, and the names that exist."""
+        names = sorted(known)
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        hint = f"Did you mean {', '.join(near)}? " if near else ""
+        super().__init__(f"No {kind} is called {name!r}. {hint}Known: {', '.join(names) or 'none'}.")
+
+
+class MissingFile(BadInput, FileNotFoundError):
+    """A file or folder that should be there and is not."""
+
+
+class CorruptFile(BadInput):
+    """A file that is there and cannot be read as what it should be."""
+
+
+class WeightsMismatch(BadInput):
+    """Weights that do not fit the model they are loaded into."""
+
+
+class DoesNotFit(BadInput):
+    """An attack or defense that does not fit the threat model; the message says why."""
+
+
+class MissingExtra(BadInput, ImportError):
+    """An optional package that is needed and not installed."""
+
+
+class ShapeMismatch(BadInput):
+    """Tensors whose shape, dtype or device do not belong together."""
+
+
+class BudgetExceeded(RobustkitError, RuntimeError):
+    """An attack asked for more queries than the threat model grants."""
+
+
+class CannotWrite(RobustkitError, OSError):
+    """Writing failed, for example on a full disk; what was written before is intact."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class DeviceLost(RobustkitError, RuntimeError):
+    """The device failed or ran out of memory even for one row; the run can be resumed."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class RobustkitWarning(UserWarning):
+    """The category of every warning robustkit gives."""
