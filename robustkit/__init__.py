@@ -1,1 +1,13 @@
-"""placeholder"""
+"""A workbench for adversarial robustness in which one threat model connects everything."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from robustkit.lazy import exports
+
+__version__ = version("robustkit")
+
+# A public name is written twice: below for type checkers (`from x import Name as Name`), and in
+# the table for Python, which imports it on first use.
+if not TYPE_CHECKING:
+    __getattr__, __dir__, __all__ = exports(__name__, {})
