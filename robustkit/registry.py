@@ -88,4 +88,36 @@ def _plugins() -> Iterable[Entry]:
         yield from point.load()
 
 
-BUILTIN: tuple[Entry, ...] = ()
+_DATA = (
+    ("samples:cifar10", "samples:load_samples", "20 CIFAR-10 test images, carried by Foolbox"),
+    ("samples:cifar100", "samples:load_samples", "20 CIFAR-100 test images, carried by Foolbox"),
+    ("samples:mnist", "samples:load_samples", "20 MNIST test images, carried by Foolbox"),
+    (
+        "samples:fashion-mnist",
+        "samples:load_samples",
+        "20 Fashion-MNIST test images, carried by Foolbox",
+    ),
+    (
+        "samples:imagenet",
+        "samples:load_samples",
+        "20 ImageNet photographs at 224 x 224, carried by Foolbox",
+    ),
+    ("digits", "digits:load_digits", "1,797 grey digits of 8 x 8, carried by scikit-learn"),
+    ("mnist", "idx:load_mnist", "MNIST, from idx files"),
+    (
+        "fashion-mnist",
+        "idx:load_fashion_mnist",
+        "Fashion-MNIST, from idx files; also Debian's package",
+    ),
+    ("cifar10", "cifar:load_cifar10", "CIFAR-10, from its Python or binary batches"),
+    ("cifar100", "cifar:load_cifar100", "CIFAR-100, from its Python or binary batches"),
+    ("svhn", "svhn:load_svhn", "Street View House Numbers, from its .mat files"),
+    ("gtsrb", "gtsrb:load_gtsrb", "German traffic signs, from torchvision's layout"),
+)
+
+BUILTIN: tuple[Entry, ...] = (
+    *(
+        Entry(kind="data", name=name, target=f"robustkit.data.{target}", summary=summary)
+        for name, target, summary in _DATA
+    ),
+)

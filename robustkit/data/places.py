@@ -1,0 +1,74 @@
+"""Where data is looked for."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from robustkit.data.reading import is_there
+from robustkit.errors import MissingFile
+
+SYSTEM = Path("/usr/share/datasets")
+
+
+def places(root: Path | None) -> tuple[Path, ...]:
+    """The folders searched, in order: `root`, `ROBUSTKIT_DATA`, the user's cache, the system's.
+
+    The last is where Debian's data packages install.
+    """
+    named = [root] if root is not None else []
+    variable = os.environ.get("ROBUSTKIT_DATA")
+    if variable:
+        named.append(Path(variable))
+    return tuple(dict.fromkeys(place.expanduser() for place in (*named, cache(), SYSTEM)))
+
+
+def cache() -> Path:
+    """The user's cache: `$XDG_CACHE_HOME/robustkit`, by default `~/.cache/robustkit`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification has relative paths in this variable ignored.
+    base = Path(home) if home and Path(home).is_absolute() else Path("~/.cache").expanduser()
+    return base / "robustkit"
+
+
+def download_place(root: Path | None) -> Path:
+    """Where a download goes: the first of the places that belongs to the user."""
+    return places(root)[0]
+
+
+def candidates(root: Path | None, *, below: Sequence[str]) -> tuple[Path, ...]:
+    """The folders in which one set may lie, in order of search.
+
+    Args:
+        root: Where the user keeps data.
+        below: The set's own folders under such a place, such as `MNIST/raw`. A place that itself
+            ends in one of these names counts too.
+    """
+    found: list[Path] = []
+    for place in places(root):
+        found.extend(place / name for name in below)
+        if any(_ends_in(place, name) for name in below):
+            found.append(place)
+    return tuple(found)
+
+
+def _ends_in(place: Path, name: str) -> bool:
+    parts = Path(name).parts
+    return place.parts[-len(parts) :] == parts
+
+
+def locate(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
+    """The first existing file (or folder) called one of `names` in the first of `folders`."""
+    for folder in folders:
+        for name in names:
+            if is_there(folder / name):
+                return folder / name
+    return None
+
+
+def nowhere(spec: str, names: Sequence[str], folders: Sequence[Path]) -> MissingFile:
+    """The error for a set that is in none of the places."""
+    return MissingFile(
+        f"The files of {spec!r} are not on this machine. Looked for {' or '.join(names)} in: "
+        f"{', '.join(map(str, folders))}. Put them there, name the folder that holds them "
+        "(--data-root or ROBUSTKIT_DATA), or allow the download (download=True)."
+    )
