@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustkit.data.pixels import ArrayPixels, Pixels, Rows
+from robustkit.data.pixels import ArrayPixels, Pixels, Rows, refuse_channels_last
 from robustkit.errors import BadInput, ShapeMismatch
 
 _CHUNK_BYTES = 16 * 2**20
@@ -94,6 +94,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             raise ShapeMismatch(
                 f"Inputs of {spec!r} have the shape {tuple(inputs.shape)}; allowed is (N, C, H, W)."
             )
+        refuse_channels_last(inputs.shape, spec)
         if inputs.dtype != torch.uint8 and not inputs.is_floating_point():
             raise ShapeMismatch(
                 f"Inputs of {spec!r} have the type {inputs.dtype}; allowed are floating point in "
@@ -298,6 +299,6 @@ def _checked_ids(ids: Tensor | None, images: int, spec: str) -> Tensor:
             f"Ids of {spec!r} have the shape {tuple(ids.shape)} and type {ids.dtype}; "
             f"allowed is int64 ({images},)."
         )
-    if len(ids.unique()) != images:
+    if np.unique(ids.numpy()).size != images:
         raise BadInput(f"Ids of {spec!r} occur more than once; each image needs its own.")
     return ids

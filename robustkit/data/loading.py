@@ -7,6 +7,7 @@ from typing import Literal
 
 from robustkit import registry
 from robustkit.data.labelled_images import LabelledImages
+from robustkit.data.reading import is_there
 from robustkit.errors import BadInput, UnknownName
 
 Select = Literal["first", "stratified"]
@@ -104,4 +105,4 @@ def _loader(spec: str) -> Loader:
 
 def _looks_like_path(spec: str) -> bool:
     path = Path(spec).expanduser()
-    return len(path.parts) > 1 or path.suffix in (".npz", ".safetensors") or path.exists()
+    return len(path.parts) > 1 or path.suffix in (".npz", ".safetensors") or is_there(path)

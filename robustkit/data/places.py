@@ -1,11 +1,17 @@
 """Where data is looked for."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from robustkit.data.download import download
+from robustkit.data.loading import Request
 from robustkit.data.reading import is_there
 from robustkit.errors import MissingFile
+
+Found = TypeVar("Found")
 
 SYSTEM = Path("/usr/share/datasets")
 
@@ -56,19 +62,41 @@ def _ends_in(place: Path, name: str) -> bool:
     return place.parts[-len(parts) :] == parts
 
 
-def locate(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
-    """The first existing file (or folder) called one of `names` in the first of `folders`."""
+def locate(
+    request: Request,
+    find: Callable[[Path], Found | None],
+    *,
+    below: Sequence[str],
+    files: Sequence[str],
+) -> Found:
+    """The files of one set, in the first place that has them, fetched where that is allowed.
+
+    Args:
+        request: What is asked for.
+        find: Gives a folder's files of the set, or None where it does not have them all.
+        below: The set's own folders under a place.
+        files: What `find` looks for, for the message.
+
+    Raises:
+        MissingFile: They are in no place, and may not or cannot be fetched.
+    """
+    folders = candidates(request.root, below=below)
     for folder in folders:
-        for name in names:
-            if is_there(folder / name):
-                return folder / name
-    return None
-
-
-def nowhere(spec: str, names: Sequence[str], folders: Sequence[Path]) -> MissingFile:
-    """The error for a set that is in none of the places."""
-    return MissingFile(
-        f"The files of {spec!r} are not on this machine. Looked for {' or '.join(names)} in: "
-        f"{', '.join(map(str, folders))}. Put them there, name the folder that holds them "
-        "(--data-root or ROBUSTKIT_DATA), or allow the download (download=True)."
+        found = find(folder)
+        if found is not None:
+            return found
+    if request.download:
+        place = download_place(request.root)
+        download(request.spec, request.split, place, searched=folders)
+        return locate(replace(request, download=False), find, below=below, files=files)
+    raise MissingFile(
+        f"The files of {request.spec!r} (split {request.split!r}) are not on this machine. Looked "
+        f"for {', '.join(files)} in: {', '.join(map(str, folders))}. Put them there, name the "
+        "folder that holds them (--data-root or ROBUSTKIT_DATA), or allow the download "
+        "(download=True)."
     )
+
+
+def first_file(folder: Path, *names: str) -> Path | None:
+    """The first existing file called one of `names` in a folder."""
+    return next((folder / name for name in names if is_there(folder / name)), None)

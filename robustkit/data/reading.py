@@ -1,7 +1,6 @@
 """What the operating system and the decoders say about a file, in the words of robustkit."""
 
-import gzip
-import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,9 +12,10 @@ from robustkit.errors import BadInput, CorruptFile, MissingFile, RobustkitError
 _DAMAGED = (
     EOFError,
     OSError,
+    RuntimeError,
+    SyntaxError,
     ValueError,
-    gzip.BadGzipFile,
-    json.JSONDecodeError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
