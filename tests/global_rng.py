@@ -81,11 +81,11 @@ def _accepting(draw: Callable[..., Any], accepted: set[bytes]) -> Callable[..., 
 
 
 def _called_by_a_test() -> bool:
-    """Whether the nearest caller outside torch and this file lies in the folder of the tests."""
+    """Whether the nearest caller outside torch and this file is a test or a docstring's example."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(("torch", __name__)):
         frame = frame.f_back
-    return frame.f_code.co_filename.startswith(TESTS)
+    return frame.f_code.co_filename.startswith((TESTS, "<doctest "))
 
 
 def _torch_state() -> bytes:
