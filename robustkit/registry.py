@@ -15,7 +15,7 @@ from typing import Any
 
 from robustkit.errors import MissingExtra, UnknownName
 
-KINDS = ("attacks", "models", "data", "threats", "plans")
+KINDS = ("attacks", "models", "data", "threats")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +115,113 @@ _DATA = (
     ("gtsrb", "gtsrb:load_gtsrb", "German traffic signs, from torchvision's layout"),
 )
 
+_MODELS: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "builtin:cifar10-resnet18",
+        "architectures:cifar10_resnet18",
+        "ResNet-18 trained on CIFAR-10, weights carried by AutoAttack's package (default)",
+        "",
+    ),
+    ("cnn", "architectures:cnn", "Small convolutional network for a CPU", ""),
+    ("resnet-8", "architectures:resnet_8", "Thin ResNet of three blocks, from 8 px upward", ""),
+    ("resnet-18", "architectures:resnet_18", "ResNet of 18 layers for small images", ""),
+    ("resnet-34", "architectures:resnet_34", "ResNet of 34 layers for small images", ""),
+    ("resnet-50", "architectures:resnet_50", "ResNet of 50 layers for small images", ""),
+    ("preact-resnet-18", "architectures:preact_resnet_18", "ResNet-18 with pre-activation", ""),
+    (
+        "preact-resnet-18-silu",
+        "architectures:preact_resnet_18_silu",
+        "ResNet-18 with pre-activation and SiLU",
+        "",
+    ),
+    ("wrn-16-1", "architectures:wrn_16_1", "Wide ResNet of depth 16, factor 1", ""),
+    ("wrn-28-10", "architectures:wrn_28_10", "Wide ResNet of depth 28, factor 10", ""),
+    ("wrn-28-10-silu", "architectures:wrn_28_10_silu", "WRN-28-10 with SiLU", ""),
+    ("wrn-34-10", "architectures:wrn_34_10", "Wide ResNet of depth 34, factor 10", ""),
+    ("wrn-34-20", "architectures:wrn_34_20", "Wide ResNet of depth 34, factor 20", ""),
+    ("wrn-70-16", "architectures:wrn_70_16", "Wide ResNet of depth 70, factor 16", ""),
+    ("wrn-70-16-silu", "architectures:wrn_70_16_silu", "WRN-70-16 with SiLU", ""),
+    (
+        "torchvision",
+        "zoos:from_torchvision",
+        "torchvision:NAME[@WEIGHTS|@none], a classifier of torchvision",
+        "",
+    ),
+    ("timm", "zoos:from_timm", "timm:NAME[@none], a classifier of timm", "timm"),
+    (
+        "robustbench",
+        "zoos:from_robustbench",
+        "robustbench:[DATA/THREAT/]NAME, a model of RobustBench's zoo",
+        "robustbench",
+    ),
+)
+
+_THREATS = (
+    ("linf", "every value may change by 8/255; white box"),
+    ("l2", "Euclidean length of the change at most 0.5; white box"),
+    ("l1", "absolute changes add up to at most 12; white box"),
+    ("linf-decision", "as linf, labels only, 5,000 queries per image"),
+    ("l2-decision", "as l2, labels only, 5,000 queries per image"),
+)
+
+_LP = ("linf", "l2", "l1")
+_BOTH = ("untargeted", "targeted")
+_ATTACKS = (
+    ("fgsm", "fgsm:FGSM", "gradient", _LP, _BOTH, "one step along the gradient"),
+    ("step-ll", "fgsm:StepLL", "gradient", _LP, _BOTH[:1], "one step to the least likely class"),
+    ("pgd", "pgd:PGD", "gradient", _LP, _BOTH, "projected gradient descent with restarts"),
+    (
+        "autoattack",
+        "autoattack:AutoAttack",
+        "gradient",
+        _LP,
+        _BOTH[:1],
+        "pyautoattack; autoattack:standard (default), autoattack:plus, autoattack:rand",
+    ),
+    (
+        "foolbox",
+        "foolbox:FoolboxAttack",
+        "decision",
+        ("linf", "l2", "l1", "l0"),
+        _BOTH,
+        "any attack of Foolbox by its class name, as in foolbox:HopSkipJumpAttack",
+    ),
+)
+
 BUILTIN: tuple[Entry, ...] = (
+    *(
+        Entry(
+            kind="models",
+            name=name,
+            target=f"robustkit.models.{target}",
+            summary=summary,
+            extra=extra,
+        )
+        for name, target, summary, extra in _MODELS
+    ),
     *(
         Entry(kind="data", name=name, target=f"robustkit.data.{target}", summary=summary)
         for name, target, summary in _DATA
+    ),
+    *(
+        Entry(
+            kind="threats",
+            name=name,
+            target=f"robustkit.threat_models.presets:{name.replace('-', '_')}",
+            summary=summary,
+        )
+        for name, summary in _THREATS
+    ),
+    *(
+        Entry(
+            kind="attacks",
+            name=name,
+            target=f"robustkit.attacks.{target}",
+            summary=summary,
+            access=access,
+            norms=norms,
+            goals=goals,
+        )
+        for name, target, access, norms, goals, summary in _ATTACKS
     ),
 )
