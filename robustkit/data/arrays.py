@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robustkit.data.labelled_images import LabelledImages, check_range
+from robustkit.data.checks import check_range, refuse_channels_last
+from robustkit.data.labelled_images import LabelledImages
 from robustkit.data.loading import Request
 from robustkit.data.pixels import Array, ArrayPixels, MappedPixels, Pixels, channels_first
 from robustkit.data.reading import reading
@@ -44,6 +45,7 @@ def load_array_file(
     """
     read = _read_npz if path.suffix == ".npz" else _read_safetensors
     pixels, labels, ids = read(path)
+    refuse_channels_last((len(pixels), *pixels.shape), request.spec)
     images = LabelledImages(
         pixels, labels, spec=request.spec, split=request.split, class_names=class_names, ids=ids
     )

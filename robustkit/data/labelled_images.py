@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustkit.data.pixels import ArrayPixels, Pixels, Rows, refuse_channels_last
+from robustkit.data.checks import (
+    check_range,
+    checked_ids,
+    checked_labels,
+    checked_names,
+    chunks,
+    refuse_channels_last,
+)
+from robustkit.data.pixels import ArrayPixels, Pixels, Rows
 from robustkit.errors import BadInput, ShapeMismatch
-
-_CHUNK_BYTES = 16 * 2**20
-_MOST_UNNAMED_CLASSES = 100_000
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
@@ -57,12 +62,12 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             ShapeMismatch: Lengths or types do not belong together.
             BadInput: The set is empty, or a label is out of range, or an id occurs twice.
         """
-        checked = _checked_labels(labels, len(pixels), spec)
+        checked = checked_labels(labels, len(pixels), spec)
         self.spec = spec
         self.split = split
-        self.class_names = _checked_names(checked, class_names, spec)
+        self.class_names = checked_names(checked, class_names, spec)
         self.labels = checked
-        self.ids = _checked_ids(ids, len(pixels), spec)
+        self.ids = checked_ids(ids, len(pixels), spec)
         self.shape = pixels.shape
         self._pixels = pixels
         self._rows: Rows = np.arange(len(pixels), dtype=np.int64)
@@ -205,12 +210,12 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
 
     def chunks(self) -> Iterator[slice]:
         """Consecutive slices of rows, together the whole set, each a few megabytes of pixels."""
-        return _chunks(self._pixels, len(self))
+        return chunks(self._pixels, len(self))
 
     def _positions(self, rows: Tensor | Sequence[int] | slice) -> Rows:
         """The rows as positions in [0, N)."""
         if isinstance(rows, slice):
-            return np.arange(len(self), dtype=np.int64)[rows]
+            return np.arange(len(self), dtype=np.int64)[rows].copy()
         given = torch.as_tensor(rows).detach().cpu()
         if given.numel() == 0:
             return np.empty(0, dtype=np.int64)
@@ -235,70 +240,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         return n
 
 
-def check_range(pixels: Pixels, spec: str) -> None:
-    """Refuse stored floats outside [0, 1] and NaN; bytes are always in range.
-
-    Raises:
-        BadInput: Names the first image that is out of range, and what it holds.
-    """
-    if pixels.dtype == np.uint8:
-        return
-    for part in _chunks(pixels, len(pixels)):
-        values = pixels.read(np.arange(part.start, part.stop, dtype=np.int64))
-        inside = ((values >= 0) & (values <= 1)).all(axis=(1, 2, 3))
-        if inside.all():
-            continue
-        row = int(np.flatnonzero(~inside)[0])
-        found = "NaN" if np.isnan(values[row]).any() else f"{values[row].min()}-{values[row].max()}"
-        raise BadInput(
-            f"Image {part.start + row} of {spec!r} has values outside [0, 1]: {found}. "
-            "Inputs are never rescaled here: divide them by their range before, or give uint8."
-        )
-
-
-def _chunks(pixels: Pixels, rows: int) -> Iterator[slice]:
-    bytes_per_image = int(np.prod(pixels.shape)) * pixels.dtype.itemsize
-    step = max(1, _CHUNK_BYTES // bytes_per_image)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
 def _key(seed: int, what: str, number: int) -> bytes:
     # A hash and not a random generator: it means the same in every version of every library.
     return hashlib.blake2b(f"{seed} {what} {number}".encode(), digest_size=8).digest()
-
-
-def _checked_labels(labels: Tensor, images: int, spec: str) -> Tensor:
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not whole or labels.shape != (images,):
-        raise ShapeMismatch(
-            f"Labels of {spec!r} have the shape {tuple(labels.shape)} and type {labels.dtype}; "
-            f"allowed is one integer per image: ({images},)."
-        )
-    if images == 0:
-        raise BadInput(f"{spec!r} is empty: it has no image. Give a set of at least one.")
-    return labels.detach().to(device="cpu", dtype=torch.int64, copy=True)
-
-
-def _checked_names(labels: Tensor, names: Sequence[str] | None, spec: str) -> tuple[str, ...]:
-    low, high = int(labels.min()), int(labels.max())
-    most = _MOST_UNNAMED_CLASSES if names is None else len(names)
-    if low < 0 or high >= most:
-        raise BadInput(
-            f"Labels of {spec!r} run from {low} to {high}; allowed is 0 to {most - 1} "
-            f"({most} classes)."
-        )
-    return tuple(str(label) for label in range(high + 1)) if names is None else tuple(names)
-
-
-def _checked_ids(ids: Tensor | None, images: int, spec: str) -> Tensor:
-    if ids is None:
-        return torch.arange(images)
-    if ids.dtype != torch.int64 or ids.shape != (images,):
-        raise ShapeMismatch(
-            f"Ids of {spec!r} have the shape {tuple(ids.shape)} and type {ids.dtype}; "
-            f"allowed is int64 ({images},)."
-        )
-    if np.unique(ids.numpy()).size != images:
-        raise BadInput(f"Ids of {spec!r} occur more than once; each image needs its own.")
-    return ids

@@ -5,7 +5,6 @@ set of bytes stays bytes until a batch of it is needed.
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,7 +20,6 @@ Rows = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 GREY_MODES = frozenset({"1", "L", "LA"})
-_MOST_CHANNELS = 4
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
@@ -74,27 +72,7 @@ def channels_first(array: Array) -> Array:
         )
     if 0 in view.shape[1:]:
         raise ShapeMismatch(f"Images of shape {view.shape[1:]} (C, H, W) have no pixels.")
-    refuse_channels_last(view.shape, "the array")
     return view
-
-
-def refuse_channels_last(shape: Sequence[int], spec: str) -> None:
-    """Refuse a shape (N, C, H, W) that was plainly meant in another order.
-
-    Many channels beside a side of 1 or 3 pixels are far likelier to be channels in the wrong place,
-    and such images would be attacked and reported without anybody noticing.
-
-    Raises:
-        ShapeMismatch: The shape is such a one.
-    """
-    _, channels, height, width = shape
-    short, long = sorted((height, width))
-    if channels > _MOST_CHANNELS and short in (1, 3) and long > _MOST_CHANNELS:
-        raise ShapeMismatch(
-            f"{spec!r} would have {channels} channels of {height} x {width} pixels: its dimensions "
-            "seem to be in another order. Allowed: (N, C, H, W) for tensors and float arrays, "
-            "(N, H, W[, C]) for stored uint8 arrays."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
