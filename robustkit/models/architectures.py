@@ -1,8 +1,8 @@
 """The named architectures: what `--model resnet-18` builds.
 
-A factory of a model is called with keyword arguments only. `classes`, `channels` and `size` are
-given to it where its signature has them; one that can come with trained weights has a parameter
-`pretrained`, and builds an untrained network where that is false.
+A factory of a model is called with keyword arguments only. `classes`, `channels`, `size` and
+`seed` are given to it where its signature has them; one that can come with trained weights has a
+parameter `pretrained`, and builds an untrained network where that is false.
 """
 
 import importlib.util
@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from robustkit.errors import MissingExtra, MissingFile
@@ -32,6 +31,7 @@ class Architecture(Protocol):
         activation: str = ...,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> nn.Module:
         """See `ResNet` for the arguments."""
         ...
@@ -47,8 +47,16 @@ def _named(summary: str, build: Callable[..., nn.Module], *, default: str = "rel
         activation: str = default,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> nn.Module:
-        return build(classes=classes, channels=channels, activation=activation, mean=mean, std=std)
+        return build(
+            classes=classes,
+            channels=channels,
+            activation=activation,
+            mean=mean,
+            std=std,
+            seed=seed,
+        )
 
     factory.__doc__ = f"""{summary}
 
@@ -58,6 +66,7 @@ def _named(summary: str, build: Callable[..., nn.Module], *, default: str = "rel
         activation: `relu` or `silu`.
         mean: Of a `Normalize` layer in front; None for none.
         std: Of that layer.
+        seed: Of the new weights.
     """
     return factory
 
@@ -100,7 +109,7 @@ wrn_70_16 = _wide(70, 16)
 wrn_70_16_silu = _wide(70, 16, default="silu")
 
 
-def cifar10_resnet18(*, pretrained: bool = True) -> nn.Module:
+def cifar10_resnet18(*, pretrained: bool = True, seed: int = 0) -> nn.Module:
     """A ResNet-18 trained on CIFAR-10, without a defense, with the weights that AutoAttack carries.
 
     The installed package `pyautoattack` has the weights among its examples; it is found but not
@@ -108,6 +117,7 @@ def cifar10_resnet18(*, pretrained: bool = True) -> nn.Module:
 
     Args:
         pretrained: False for new weights.
+        seed: Of the new weights.
 
     Reference:
         Francesco Croce, Matthias Hein: "Reliable Evaluation of Adversarial Robustness with an
@@ -117,11 +127,9 @@ def cifar10_resnet18(*, pretrained: bool = True) -> nn.Module:
         MissingExtra: `pyautoattack` is not installed.
         MissingFile: It is, without the weights.
     """
+    model = resnet_18(seed=seed)
     if not pretrained:
-        return resnet_18()
-    # The weights drawn here are overwritten: leave the caller's generator as it was.
-    with torch.random.fork_rng(devices=[]):
-        model = resnet_18()
+        return model
     file = _package_folder("pyautoattack") / "examples" / "model_test.pt"
     if not file.is_file():
         raise MissingFile(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from robustkit.models.layers import activation as new_activation
-from robustkit.models.layers import check_sizes, initialize, normalization
+from robustkit.models.layers import check_sizes, initialize, normalization, seeded
 
 
 class CNN(nn.Sequential):
@@ -34,6 +34,7 @@ class CNN(nn.Sequential):
         activation: str = "relu",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> None:
         """Build it with new weights.
 
@@ -44,20 +45,22 @@ class CNN(nn.Sequential):
             activation: `relu` or `silu`.
             mean: Of a `Normalize` layer in front; None for none.
             std: Of that layer.
+            seed: Of the new weights.
         """
         check_sizes(classes=classes, channels=channels, width=width)
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["normalize"] = normalization(channels, mean, std)
-        before = channels
-        for number, (after, stride) in enumerate(
-            ((width, 1), (width, 2), (2 * width, 1), (2 * width, 2)), start=1
-        ):
-            layers[f"conv{number}"] = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-            layers[f"bn{number}"] = nn.BatchNorm2d(after)
-            layers[f"activation{number}"] = new_activation(activation)
-            before = after
-        layers["pool"] = nn.AdaptiveAvgPool2d(1)
-        layers["flatten"] = nn.Flatten()
-        layers["linear"] = nn.Linear(before, classes)
-        super().__init__(layers)
-        initialize(self)
+        with seeded(seed):
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            layers["normalize"] = normalization(channels, mean, std)
+            before = channels
+            for number, (after, stride) in enumerate(
+                ((width, 1), (width, 2), (2 * width, 1), (2 * width, 2)), start=1
+            ):
+                layers[f"conv{number}"] = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+                layers[f"bn{number}"] = nn.BatchNorm2d(after)
+                layers[f"activation{number}"] = new_activation(activation)
+                before = after
+            layers["pool"] = nn.AdaptiveAvgPool2d(1)
+            layers["flatten"] = nn.Flatten()
+            layers["linear"] = nn.Linear(before, classes)
+            super().__init__(layers)
+            initialize(self)

@@ -15,7 +15,7 @@ from torch import nn
 
 from robustkit.errors import BadInput, MissingFile, RobustkitError
 
-OFFERED = ("classes", "channels", "size", "pretrained")
+OFFERED = ("classes", "channels", "size", "seed", "pretrained")
 
 
 def call(factory: Callable[..., object], arguments: Mapping[str, object]) -> object:

@@ -1,6 +1,7 @@
 """Layers and helpers that the architectures share."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -127,8 +128,20 @@ def check_sizes(*, classes: int, channels: int, width: int) -> None:
             raise BadInput(f"A model with {value} {what} was asked for; give at least 1.")
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have torch's global generator of the CPU start from `seed` here, and restore it afterwards.
+
+    The constructors of torch's layers draw from that generator and from no other. The same seed
+    gives the same weights; whoever builds an ensemble gives each member its own.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def initialize(model: nn.Module) -> None:
-    """Draw new weights from torch's global generator.
+    """Draw new weights, within `seeded`.
 
     Convolutions: normal with variance 2 / fan-out; batch norm: scale 1, shift 0; linear layers:
     normal with variance 1 / fan-in, bias 0. Seed with `torch.manual_seed` beforehand to get the

@@ -1,7 +1,6 @@
 """From the word of the command line to a model."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from robustkit import registry
 from robustkit.errors import BadInput, MissingFile, UnknownName
 from robustkit.models.factories import accepts, call, from_code
+from robustkit.models.layers import seeded
 from robustkit.models.saved import from_directory, weights_file
 from robustkit.models.weights import fit, read
 
@@ -27,6 +27,7 @@ def load(
     classes: int | None = None,
     channels: int | None = None,
     size: int | None = None,
+    seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """A classifier in eval mode: (N, C, H, W) images in [0, 1] to (N, K) logits.
@@ -38,11 +39,13 @@ def load(
             code.
         weights: A `.safetensors` file, a file of `torch.save` with tensors only, or a directory
             that `save` wrote. None: the weights that the model comes with; own architectures then
-            get new ones, drawn from torch's global generator (see `needs_weights`).
+            get new ones (see `needs_weights`).
         classes: Number of logits, for what can be built with any.
         channels: Channels of the images, likewise.
         size: Side of the images in pixels, for architectures made for one size; the own ones take
             any.
+        seed: Of new weights. The same seed gives the same weights, whatever was drawn before;
+            torch's global generator starts from it for the user's code too, and is restored.
         device: Where to put it.
 
     Raises:
@@ -56,10 +59,10 @@ def load(
         "classes": classes,
         "channels": channels,
         "size": size,
+        "seed": seed,
         "pretrained": weights is None and not spec.endswith("@none"),
     }
-    # Weights that are overwritten leave the caller's generator as it was.
-    with nullcontext() if weights is None else torch.random.fork_rng(devices=[]):
+    with seeded(seed):
         model = _build(spec, options)
     if weights is not None:
         file = weights_file(weights) if weights.is_dir() else weights

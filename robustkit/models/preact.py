@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustkit.errors import BadInput
 from robustkit.models.layers import activation as new_activation
-from robustkit.models.layers import check_sizes, initialize, normalization
+from robustkit.models.layers import check_sizes, initialize, normalization, seeded
 
 
 class PreActBlock(nn.Module):
@@ -66,6 +66,7 @@ class PreActResNet(nn.Sequential):
         dropout: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> None:
         """Build it with new weights.
 
@@ -79,30 +80,32 @@ class PreActResNet(nn.Sequential):
             dropout: Probability, between the convolutions of a block; training only.
             mean: Of a `Normalize` layer in front; None for none.
             std: Of that layer.
+            seed: Of the new weights.
         """
         check_sizes(classes=classes, channels=channels, width=min(widths))
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["normalize"] = normalization(channels, mean, std)
-        layers["conv1"] = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
-        before = stem
-        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            blocks = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(
-                    PreActBlock(
-                        before, width, stride=stride, activation=activation, dropout=dropout
+        with seeded(seed):
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            layers["normalize"] = normalization(channels, mean, std)
+            layers["conv1"] = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
+            before = stem
+            for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+                blocks = []
+                for index in range(depth):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    blocks.append(
+                        PreActBlock(
+                            before, width, stride=stride, activation=activation, dropout=dropout
+                        )
                     )
-                )
-                before = width
-            layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
-        layers["bn"] = nn.BatchNorm2d(before)
-        layers["activation"] = new_activation(activation)
-        layers["pool"] = nn.AdaptiveAvgPool2d(1)
-        layers["flatten"] = nn.Flatten()
-        layers["linear"] = nn.Linear(before, classes)
-        super().__init__(layers)
-        initialize(self)
+                    before = width
+                layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+            layers["bn"] = nn.BatchNorm2d(before)
+            layers["activation"] = new_activation(activation)
+            layers["pool"] = nn.AdaptiveAvgPool2d(1)
+            layers["flatten"] = nn.Flatten()
+            layers["linear"] = nn.Linear(before, classes)
+            super().__init__(layers)
+            initialize(self)
 
     @classmethod
     def wide(
@@ -116,6 +119,7 @@ class PreActResNet(nn.Sequential):
         dropout: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> Self:
         """The wide residual network WRN-depth-factor.
 
@@ -128,6 +132,7 @@ class PreActResNet(nn.Sequential):
             dropout: Probability, between the convolutions of a block; training only.
             mean: Of a `Normalize` layer in front; None for none.
             std: Of that layer.
+            seed: Of the new weights.
 
         Raises:
             BadInput: There is no network of that depth.
@@ -147,4 +152,5 @@ class PreActResNet(nn.Sequential):
             dropout=dropout,
             mean=mean,
             std=std,
+            seed=seed,
         )

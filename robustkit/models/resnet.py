@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustkit.models.layers import activation as new_activation
-from robustkit.models.layers import check_sizes, initialize, normalization
+from robustkit.models.layers import check_sizes, initialize, normalization, seeded
 
 
 def _shortcut(before: int, after: int, stride: int) -> nn.Sequential:
@@ -91,6 +91,7 @@ class ResNet(nn.Sequential):
         activation: str = "relu",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        seed: int = 0,
     ) -> None:
         """Build it with new weights.
 
@@ -103,23 +104,25 @@ class ResNet(nn.Sequential):
             activation: `relu` or `silu`.
             mean: Of a `Normalize` layer in front; None for none.
             std: Of that layer.
+            seed: Of the new weights.
         """
         check_sizes(classes=classes, channels=channels, width=width)
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["normalize"] = normalization(channels, mean, std)
-        layers["conv1"] = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        layers["bn1"] = nn.BatchNorm2d(width)
-        layers["activation"] = new_activation(activation)
-        before = width
-        for stage, depth in enumerate(depths):
-            blocks = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(before, width * 2**stage, stride, activation))
-                before = block.expansion * width * 2**stage
-            layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
-        layers["pool"] = nn.AdaptiveAvgPool2d(1)
-        layers["flatten"] = nn.Flatten()
-        layers["linear"] = nn.Linear(before, classes)
-        super().__init__(layers)
-        initialize(self)
+        with seeded(seed):
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            layers["normalize"] = normalization(channels, mean, std)
+            layers["conv1"] = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            layers["bn1"] = nn.BatchNorm2d(width)
+            layers["activation"] = new_activation(activation)
+            before = width
+            for stage, depth in enumerate(depths):
+                blocks = []
+                for index in range(depth):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    blocks.append(block(before, width * 2**stage, stride, activation))
+                    before = block.expansion * width * 2**stage
+                layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+            layers["pool"] = nn.AdaptiveAvgPool2d(1)
+            layers["flatten"] = nn.Flatten()
+            layers["linear"] = nn.Linear(before, classes)
+            super().__init__(layers)
+            initialize(self)

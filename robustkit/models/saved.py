@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from robustkit import registry
 from robustkit.errors import BadInput, CannotWrite, CorruptFile, MissingFile
 from robustkit.models.factories import call
+from robustkit.models.layers import seeded
 from robustkit.models.weights import fit, read
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -133,8 +133,7 @@ def rebuild(made: Mapping[str, JSON]) -> nn.Module:
     target = registry.find(kind, entry).load()
     arguments = {**cast("Mapping[str, JSON]", made["arguments"]), "pretrained": False}
     try:
-        # The weights drawn here are overwritten: leave the caller's generator as it was.
-        with torch.random.fork_rng(devices=[]):
+        with seeded(0):  # new weights, which the saved ones replace
             model = call(getattr(target, "rebuild", target), arguments)
     except (TypeError, KeyError) as error:
         raise CorruptFile(

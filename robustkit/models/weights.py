@@ -98,7 +98,7 @@ def _torch_file(file: Path) -> object:
         if refused:
             raise BadInput(
                 f"{str(file)!r} holds more than tensors: it names {refused[1]}. Loading that could "
-                "run code, so it was refused and nothing was run. Give a file of the tensors alone: "
+                "run code: it was refused, nothing was run. Give a file of the tensors alone: "
                 "`model.state_dict()`, written with safetensors or torch.save."
             ) from error
         raise CorruptFile(

@@ -76,11 +76,10 @@ def from_torchvision(
     found = len(weights.meta["categories"])
     if classes not in (None, found):
         raise WeightsMismatch(
-            f"{weights} has {found} classes, and {classes} were asked for. Give weights of your own "
-            f"as --weights, or train torchvision:{architecture}@none."
+            f"{weights} has {found} classes, and {classes} were asked for. Give weights of your "
+            f"own as --weights, or train torchvision:{architecture}@none."
         )
-    with torch.random.fork_rng(devices=[]):
-        model = torchvision.models.get_model(architecture, weights=None, **options)
+    model = torchvision.models.get_model(architecture, weights=None, **options)
     with _download(f"torchvision:{name}", str(weights.url)):
         tensors = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     fit(model, tensors, source=str(weights))
@@ -238,8 +237,7 @@ def _download(spec: str, source: str) -> Iterator[None]:
     before = os.environ.get(_FORCE_SAFE)
     os.environ[_FORCE_SAFE] = "1"
     try:
-        with torch.random.fork_rng(devices=[]):
-            yield
+        yield
     except BadInput:
         raise
     except Exception as error:  # each hub client has its own errors for being offline
