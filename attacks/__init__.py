@@ -6,5 +6,23 @@ from robustkit.lazy import exports
 
 # A public name is written twice: below for type checkers (`from x import Name as Name`), and in
 # the table for Python, which imports it on first use.
-if not TYPE_CHECKING:
-    __getattr__, __dir__, __all__ = exports(__name__, {})
+if TYPE_CHECKING:
+    from robustkit.attacks.building import build as build
+
+    from robustkit.attacks.base import EvasionAttack as EvasionAttack
+    from robustkit.attacks.base import Stepwise as Stepwise
+    from robustkit.attacks.fgsm import FGSM as FGSM
+    from robustkit.attacks.fgsm import StepLL as StepLL
+    from robustkit.attacks.pgd import PGD as PGD
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "EvasionAttack": "base",
+            "FGSM": "fgsm",
+            "PGD": "pgd",
+            "StepLL": "fgsm",
+            "Stepwise": "base",
+            "build": "building",
+        },
+    )

@@ -30,7 +30,9 @@ class UnknownName(BadInput, LookupError):
         names = sorted(known)
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
-        super().__init__(f"No {kind} is called {name!r}. {hint}Known: {', '.join(names) or 'none'}.")
+        super().__init__(
+            f"No {kind} is called {name!r}. {hint}Known: {', '.join(names) or 'none'}."
+        )
 
 
 class MissingFile(BadInput, FileNotFoundError):

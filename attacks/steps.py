@@ -1,0 +1,66 @@
+"""Directions in which a small step raises a linear function most, by norm."""
+
+import torch
+from torch import Tensor
+
+from robustkit.threat_models import PerturbationSet
+from robustkit.threat_models.projection import lengths
+
+
+def steepest(
+    gradient: Tensor, point: Tensor, allowed: PerturbationSet, *, sparsity: float
+) -> Tensor:
+    """The step of length one in the set's norm along which the loss rises fastest.
+
+    Args:
+        gradient: (N, C, H, W) gradient of the loss.
+        point: Like `gradient`: where the step starts.
+        allowed: The perturbation set; its norm and its value range count.
+        sparsity: For l1, the share of values that one step moves, in (0, 1].
+
+    Returns:
+        Like `gradient`; a row without gradient stays where it is.
+    """
+    if allowed.norm == "linf":
+        return gradient.sign()
+    if allowed.norm == "l2":
+        length = lengths(gradient).clamp_min(1e-30).to(gradient.dtype)
+        return gradient / length.reshape(-1, *[1] * (gradient.ndim - 1))
+    return _sparse(gradient, point, allowed, sparsity)
+
+
+def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
+    """(N, D) how far each value can go along its gradient before it leaves the range."""
+    ahead = torch.where(gradient > 0, allowed.high - point, point - allowed.low)
+    return torch.where(gradient != 0, ahead, 0.0).flatten(1).clamp_min(0)
+
+
+def _sparse(gradient: Tensor, point: Tensor, allowed: PerturbationSet, sparsity: float) -> Tensor:
+    """Equal steps in the values with the largest gradient, among those that have room to move."""
+    usable = torch.where(_room(gradient, point, allowed) > 0, gradient.flatten(1), 0.0)
+    count = max(1, round(usable.shape[1] * sparsity))
+    chosen = usable.abs().topk(count, dim=1).indices
+    step = torch.zeros_like(usable).scatter_(1, chosen, usable.gather(1, chosen).sign() / count)
+    return step.reshape(gradient.shape)
+
+
+def linear_maximum_l1(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
+    """The change inside the l1 ball and the value range under which a linear loss rises most.
+
+    Values are moved as far as they can go, largest gradient first, until the radius is spent.
+
+    Args:
+        gradient: (N, C, H, W) gradient of the loss.
+        point: Like `gradient`: the clean inputs.
+        allowed: An l1 ball.
+
+    Returns:
+        Like `gradient`.
+    """
+    room = _room(gradient, point, allowed).double()
+    order = gradient.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
+    used = room.gather(1, order).cumsum(1)
+    left = (allowed.radius - (used - room.gather(1, order))).clamp_min(0)
+    spent = room.gather(1, order).minimum(left)
+    change = torch.zeros_like(room).scatter_(1, order, spent) * gradient.flatten(1).sign()
+    return change.to(gradient.dtype).reshape(gradient.shape)

@@ -1,0 +1,284 @@
+"""What the adversary sees: views of a model that grant it and nothing more.
+
+An attack never holds the model. A view that grants too little has no such method, counts every
+query for the example that pays for it, and refuses a query over the budget before the model is
+asked.
+"""
+
+import functools
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from robustkit.errors import BadInput, BudgetExceeded, ShapeMismatch
+from robustkit.passes import Ledger, chunks, watched
+from robustkit.randomness import Streams
+from robustkit.threat_models.goal import Output
+
+
+class Access(IntEnum):
+    """How much of the model's answer the adversary sees; a higher one includes the lower."""
+
+    DECISION = 1
+    SCORE = 2
+    GRADIENT = 3
+
+    @classmethod
+    def parse(cls, text: str) -> "Access":
+        """The access called `decision`, `score` or `gradient`."""
+        try:
+            return cls[text.upper()]
+        except KeyError:
+            names = ", ".join(str(access) for access in cls)
+            raise BadInput(f"The access {text!r} is unknown. Use one of: {names}.") from None
+
+    def __str__(self) -> str:
+        """Lower case, as users type it."""
+        return self.name.lower()
+
+
+class Answers(Protocol):
+    """A model that answers with more than logits, or at random."""
+
+    stochastic: bool
+
+    def answer(self, inputs: Tensor, *, streams: Streams | None = None) -> Output:
+        """The answers to a batch; `streams` may be None only where `stochastic` is False."""
+        ...
+
+
+def answer(model: nn.Module, inputs: Tensor, streams: Streams | None = None) -> Output:
+    """The model's answers to one batch, whatever kind of model it is."""
+    if hasattr(model, "answer"):
+        return model.answer(inputs, streams=streams)  # type: ignore[no-any-return,operator]
+    logits = model(inputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+        raise ShapeMismatch(
+            f"The model answered {_describe(logits)} to inputs of shape {tuple(inputs.shape)}; "
+            "it must return one row of logits per image, a tensor of shape (N, classes)."
+        )
+    return Output(logits)
+
+
+def _describe(value: Any) -> str:  # noqa: ANN401 - whatever a foreign model returns
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+class Meter:
+    """The only way to the model: runs it at a fixed width, charges the ledger, keeps the budget.
+
+    Attributes:
+        ledger: Who has spent what.
+        width: Rows in which the model is run; None runs every batch as it comes.
+        queries: Queries each example may pay for; None for any number.
+        stochastic: Whether the model answers at random.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        streams: Streams,
+        *,
+        width: int | None = None,
+        queries: int | None = None,
+    ) -> None:
+        """Args: the model, one stream per example that can pay, the width and the budget."""
+        self.width = width
+        self.queries = queries
+        self.ledger = Ledger(len(streams), streams.ids.device)
+        self.stochastic = bool(getattr(model, "stochastic", False))
+        self._model = model
+        self._streams = streams.fork("search")
+        self._calls = 0
+
+    def ask(self, inputs: Tensor, payers: Tensor | None) -> Output:
+        """Answers to (M, ...) inputs.
+
+        Args:
+            inputs: M > 0 rows.
+            payers: (M,) int64, which example pays, -1 for padding; None when nobody can tell, which
+            a
+                budget does not allow.
+
+        Raises:
+            BudgetExceeded: An example cannot pay; the model was not asked.
+        """
+        if payers is not None and len(payers) != len(inputs):
+            raise ShapeMismatch(f"{len(inputs)} inputs came with {len(payers)} payers.")
+        self._refuse_over_budget(payers)
+        draws = self._draws(payers, len(inputs)) if self.stochastic else None
+        self.ledger.charge_forward(len(inputs) if payers is None else payers)
+        parts = []
+        for chunk, rows in chunks(inputs, self.width):
+            bill = rows.stop - rows.start if payers is None else payers[rows]
+            watched_chunk = watched(chunk, functools.partial(self.ledger.charge_backward, bill))
+            streams = None if draws is None else draws.take(_stretched(rows, len(chunk)))
+            self.ledger.rows_run += len(chunk)
+            answers = answer(self._model, watched_chunk, streams)
+            parts.append(answers.take(slice(0, rows.stop - rows.start)))
+        return Output.cat(parts)
+
+    def _refuse_over_budget(self, payers: Tensor | None) -> None:
+        if self.queries is None:
+            return
+        if payers is None:
+            raise BudgetExceeded("A query under a budget must say which example pays for it.")
+        wanted = torch.zeros_like(self.ledger.forward)
+        wanted.index_add_(0, payers.clamp_min(0), (payers >= 0).to(wanted.dtype))
+        if bool((self.ledger.forward + wanted > self.queries).any()):
+            raise BudgetExceeded(f"An example was to be queried more than {self.queries} times.")
+
+    def _draws(self, payers: Tensor | None, count: int) -> Streams:
+        """Streams for a random model: every query of an example draws anew."""
+        if payers is None:
+            self._calls += count
+            numbers = torch.arange(count, device=self._streams.ids.device) + self._calls
+            return (
+                self._streams.fork("unattributed").take(torch.zeros_like(numbers)).on_lanes(numbers)
+            )
+        rows = payers.clamp_min(0)
+        order = rows.argsort(stable=True)
+        first = torch.searchsorted(rows[order], rows[order])
+        rank = torch.empty_like(rows)
+        rank[order] = torch.arange(len(rows), device=rows.device) - first
+        return self._streams.take(rows).on_lanes(self.ledger.forward[rows] + rank)
+
+
+def _stretched(rows: slice, width: int) -> Tensor:
+    """Row numbers of a chunk that was padded by repeating its last row."""
+    numbers: Tensor = rows.start + torch.arange(width)
+    return numbers.clamp_max(rows.stop - 1)
+
+
+class Decisions:
+    """Labels only. One query is one example passed forward.
+
+    Every method takes `rows`: for each input the index of the victim that pays, -1 for padding;
+    None means that input i belongs to victim i.
+    """
+
+    def __init__(self, meter: Meter, victims: Tensor) -> None:
+        """Made by `ThreatModel.view`; `victims` are the meter's examples seen from here."""
+        self.__meter = meter
+        self.__victims = victims
+
+    @property
+    def spent(self) -> Tensor:
+        """(N,) int64: queries each victim has paid for."""
+        return self.__meter.ledger.forward[self.__victims]
+
+    @property
+    def remaining(self) -> Tensor | None:
+        """(N,) int64: queries each victim may still pay for; None without a budget."""
+        return None if self.__meter.queries is None else self.__meter.queries - self.spent
+
+    def __len__(self) -> int:
+        """How many victims."""
+        return len(self.__victims)
+
+    @property
+    def width(self) -> int | None:
+        """Rows in which the model is run; the most efficient batch is a multiple. None: any."""
+        return self.__meter.width
+
+    def labels(self, inputs: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(M,) int64: the labels the model answers; -1 where it refuses."""
+        with torch.no_grad():
+            return self._ask(inputs, rows).labels
+
+    def take(self, rows: Tensor) -> Self:
+        """A view of some of the victims, on the same account."""
+        return type(self)(self.__meter, self.__victims[rows])
+
+    @property
+    def module(self) -> nn.Module:
+        """What this view grants, as a counted module for foreign code.
+
+        It answers logits: one-hot labels here, detached scores or differentiable logits in the
+        views that grant more. Where the view has one victim, that one pays; foreign code does not
+        say which of several images a query is for, so with more victims the bill is kept for all of
+        them together.
+        """
+        return _Module(self._foreign)
+
+    def _foreign(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            answers = self._ask_foreign(inputs)
+            hot = torch.zeros_like(answers.logits)
+            named = answers.labels.clamp_min(0)[:, None]
+            return hot.scatter_(1, named, (answers.labels >= 0).to(hot.dtype)[:, None])
+
+    def _only_victim(self, inputs: Tensor) -> Tensor | None:
+        return self.__victims.expand(len(inputs)) if len(self) == 1 else None
+
+    def _ask_foreign(self, inputs: Tensor) -> Output:
+        return self.__meter.ask(inputs, self._only_victim(inputs))
+
+    def _ask(self, inputs: Tensor, rows: Tensor | None) -> Output:
+        return self.__meter.ask(inputs, self._payers(inputs, rows))
+
+    def _payers(self, inputs: Tensor, rows: Tensor | None) -> Tensor:
+        if rows is None:
+            if len(inputs) != len(self):
+                raise ShapeMismatch(
+                    f"{len(inputs)} inputs came for {len(self)} victims; say in `rows` who "
+                    f"pays for which."
+                )
+            return self.__victims
+        return torch.where(rows >= 0, self.__victims[rows.clamp_min(0)], -1)
+
+
+class Scores(Decisions):
+    """Labels and scores, no gradient."""
+
+    def scores(self, inputs: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(M, K) logits, detached."""
+        with torch.no_grad():
+            return self._ask(inputs, rows).logits
+
+    def _foreign(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._ask_foreign(inputs).logits
+
+
+class Gradients(Scores):
+    """Everything: answers that carry the graph back to the inputs."""
+
+    def answer(self, inputs: Tensor, rows: Tensor | None = None) -> Output:
+        """The whole answer, differentiable with respect to `inputs`."""
+        return self._ask(inputs, rows)
+
+    def logits(self, inputs: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(M, K) logits, differentiable with respect to `inputs`."""
+        return self.answer(inputs, rows).logits
+
+    def _foreign(self, inputs: Tensor) -> Tensor:
+        return self._ask_foreign(inputs).logits
+
+
+class _Module(nn.Module):
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._forward = forward
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._forward(inputs)
+
+
+_VIEWS: dict[Access, type[Decisions]] = {
+    Access.DECISION: Decisions,
+    Access.SCORE: Scores,
+    Access.GRADIENT: Gradients,
+}
+
+
+def grant(meter: Meter, access: Access) -> Decisions:
+    """A view of all the meter's examples: `Decisions`, `Scores` or `Gradients`."""
+    everyone = torch.arange(len(meter.ledger.forward), device=meter.ledger.forward.device)
+    return _VIEWS[access](meter, everyone)
