@@ -1,17 +1,16 @@
 """The few real images that the Foolbox package carries: real input without any download."""
 
-import importlib.util
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from robustkit.data import class_names
+from robustkit.data.carried import carried_by
 from robustkit.data.labelled_images import LabelledImages
 from robustkit.data.loading import Request
 from robustkit.data.pixels import FilePixels, Frame
 from robustkit.data.reading import reading
-from robustkit.errors import MissingExtra, MissingFile
+from robustkit.errors import MissingFile
 
 _Mode = Literal["L", "RGB"]
 
@@ -38,7 +37,7 @@ def load_samples(request: Request) -> LabelledImages:
     request.one_of("test")
     name = request.spec.partition(":")[2]
     prefix, mode, frame = _SETS[name]
-    folder = _folder()
+    folder = carried_by("foolbox", install="foolbox") / "data"
     # NAME_INDEX_LABEL.EXTENSION; the index has two digits, so that names sort in stored order.
     with reading(folder, "the folder of sample images"):
         paths = tuple(sorted(folder.glob(f"{prefix}_[0-9][0-9]_*")))
@@ -50,14 +49,3 @@ def load_samples(request: Request) -> LabelledImages:
         spec=request.spec,
         class_names=class_names.of(name),
     )
-
-
-def _folder() -> Path:
-    # Found and not imported: Foolbox is needed here for the files that lie beside its code.
-    found = importlib.util.find_spec("foolbox")
-    if found is None or found.origin is None:
-        raise MissingExtra(
-            "The sample images are carried by the package 'foolbox', which is not installed. "
-            "Install it with: pip install foolbox"
-        )
-    return Path(found.origin).parent / "data"

@@ -12,8 +12,9 @@ from PIL import Image
 
 from robustkit import registry
 from robustkit.data import load
+from robustkit.data.carried import carried_by
 from robustkit.data.places import places
-from robustkit.errors import BadInput, MissingFile, UnknownName
+from robustkit.errors import BadInput, MissingExtra, MissingFile, UnknownName
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,25 @@ def test_digits_have_two_parts_that_share_nothing() -> None:
     assert set(test.labels.tolist()) == set(range(10))
     rows = {image.numpy().tobytes() for image, _ in train}
     assert not any(image.numpy().tobytes() in rows for image, _ in test)
+
+
+def test_digits_are_those_that_scikit_learn_gives() -> None:
+    # In a process of its own: that import draws from a global generator.
+    code = (
+        "from sklearn.datasets import load_digits; import numpy as np, torch;"
+        "from robustkit.data import load;"
+        "inputs, labels = load_digits(return_X_y=True);"
+        "parts = [load('digits', split=split) for split in ('train', 'test')];"
+        "ours = torch.cat([part.inputs(slice(None)) for part in parts]).numpy();"
+        "assert np.array_equal(ours.reshape(-1, 64) * 16, inputs);"
+        "assert np.array_equal(torch.cat([part.labels for part in parts]).numpy(), labels)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_package_that_is_not_installed() -> None:
+    with pytest.raises(MissingExtra, match="pip install the-name"):
+        carried_by("no_such_package", install="the-name")
 
 
 def test_every_registered_set_has_code_and_a_summary() -> None:
