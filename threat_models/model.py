@@ -51,14 +51,15 @@ class Verdict:
 
     Attributes:
         allowed: (N,) bool: inside the perturbation set and within the budget.
-        achieved: (N,) bool: the goal is reached on a fresh forward pass, and what was done is
-            allowed.
+        reached: (N,) bool: the goal is reached on a fresh forward pass, allowed or not.
+        achieved: (N,) bool: reached and allowed.
         distance: (N,) float64: how far the input was changed.
         queries: (N,) int64: what was spent.
         labels: (N,) int64: what the model answered; -1 where it refused.
     """
 
     allowed: Tensor
+    reached: Tensor
     achieved: Tensor
     distance: Tensor
     queries: Tensor
@@ -146,22 +147,19 @@ class ThreatModel:
             streams: Fresh randomness for a random model.
         """
         if changed.shape != clean.shape:
-            nothing = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-            infinite = torch.full(
-                (len(clean),), torch.inf, dtype=torch.float64, device=clean.device
-            )
-            return Verdict(
-                nothing, nothing, infinite, queries, torch.full_like(objective.labels, -1)
-            )
+            # One infinite image per row stands for whatever was returned: never allowed, never a win.
+            changed = torch.full_like(clean, torch.inf)
         changed = changed.detach().to(clean.device, torch.float32)
         with torch.no_grad():
             output = answer(model, changed, streams)
+        reached = objective.reached(output)
         allowed = self.allowed.contains(clean, changed)
         if self.budget.queries is not None:
             allowed = allowed & (queries <= self.budget.queries)
         return Verdict(
             allowed=allowed,
-            achieved=allowed & objective.reached(output),
+            reached=reached,
+            achieved=allowed & reached,
             distance=self.allowed.distance(clean, changed),
             queries=queries,
             labels=output.labels,

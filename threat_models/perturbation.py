@@ -131,7 +131,7 @@ class LpBall:
         return torch.where(finite, distance, torch.full_like(distance, torch.inf))
 
     def contains(self, clean: Tensor, changed: Tensor) -> Tensor:
-        """(N,) bool: in range, and within the radius + 4 eps32 (linf), + 4 eps32 sqrt(d) (l2, l1)."""
+        """(N,) bool: in range and within radius + 4 eps32 (linf), 4 eps32 sqrt(d) (l2, l1)."""
         size = clean[0].numel()
         slack = {"linf": 4 * _EPS32, "l0": 0.0}.get(self.norm, 4 * _EPS32 * size**0.5)
         return self.in_box(changed) & (self.distance(clean, changed) <= self.radius + slack)
