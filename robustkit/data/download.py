@@ -10,7 +10,15 @@ from pathlib import Path
 
 from robustkit.errors import CannotWrite, MissingFile
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_CANNOT_WRITE = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 _ARCHIVES = (".gz", ".zip", ".tar")
 
 

@@ -126,6 +126,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         position = operator.index(row)
         return self.inputs([position])[0], int(self.labels[position])
 
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """Every image with its label, in order."""
+        return (self[row] for row in range(len(self)))
+
     def __repr__(self) -> str:
         """The set in one line."""
         return (

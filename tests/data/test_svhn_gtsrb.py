@@ -56,7 +56,7 @@ def test_svhn_damaged(tmp_path: Path) -> None:
 def test_svhn_of_the_wrong_shape(
     tmp_path: Path,
     images: np.ndarray,
-    labels: np.ndarray,  # type: ignore[type-arg]
+    labels: np.ndarray,
 ) -> None:
     savemat(tmp_path / "test_32x32.mat", {"X": images, "y": labels})
     with pytest.raises(CorruptFile, match="test_32x32"):
