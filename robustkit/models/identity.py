@@ -16,7 +16,8 @@ def fingerprint(model: nn.Module) -> str:
     for name, tensor in sorted(_tensors(model), key=lambda pair: pair[0]):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(values.view(torch.uint8).numpy().data)
+        if values.numel():
+            digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -90,7 +90,7 @@ def _build(spec: str, options: Mapping[str, object]) -> nn.Module:
     if entry is not None:
         return _call_entry(entry, {**options, "name": name} if name else options)
     path = Path(spec)
-    if path.is_dir():
+    if spec and path.is_dir():
         return from_directory(path, with_weights=bool(options["pretrained"]))
     home, _, attribute = spec.rpartition(":")
     if attribute.isidentifier() and (home.endswith(".py") or _dotted(home)):

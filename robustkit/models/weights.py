@@ -1,5 +1,6 @@
 """Weights from files that may come from strangers: read without running code, fitted by name."""
 
+import pickletools
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -83,7 +84,7 @@ def _safetensors(file: Path) -> object:
         return safetensors.torch.load_file(file)
     except Exception as error:
         raise CorruptFile(
-            f"{str(file)!r} is no readable safetensors file: {_first_line(error)}. "
+            f"{str(file)!r} is no readable safetensors file: {first_line(error)}. "
             "It may be truncated; fetch or write it again."
         ) from error
 
@@ -94,20 +95,44 @@ def _torch_file(file: Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
-        refused = _REFUSED.search(str(error))
-        if refused:
+        named = _code_in(file, error)
+        if named:
             raise BadInput(
-                f"{str(file)!r} holds more than tensors: it names {refused[1]}. Loading that could "
+                f"{str(file)!r} holds more than tensors: it names {named}. Loading that could "
                 "run code: it was refused, nothing was run. Give a file of the tensors alone: "
                 "`model.state_dict()`, written with safetensors or torch.save."
             ) from error
         raise CorruptFile(
-            f"{str(file)!r} is no readable weights file ({_first_line(error)}). It is neither "
+            f"{str(file)!r} is no readable weights file ({first_line(error)}). It is neither "
             "safetensors nor a file of torch.save with tensors only, or it is truncated."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _code_in(file: Path, error: Exception) -> str:
+    """What of Python a refused file names, found without unpickling it; empty if nothing."""
+    refused = _REFUSED.search(str(error))
+    if refused:
+        return refused[1]
+    found: list[str] = []
+    strings: list[str] = []
+    try:
+        with file.open("rb") as stream:
+            for code, argument, _ in pickletools.genops(stream):
+                if isinstance(argument, str):
+                    strings.append(argument)
+                if code.name in ("GLOBAL", "INST"):
+                    found.append(str(argument).replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    found.append(".".join(strings[-2:]))
+    except Exception:  # no pickle, or a damaged one
+        return ""
+    return found[0] if found else ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line, without torch's advice to run code."""
+    if "weights_only" in str(error):
+        return type(error).__name__
     text = (str(error).splitlines() or [""])[0].strip().rstrip(".")
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 

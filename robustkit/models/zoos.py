@@ -19,7 +19,7 @@ from torch import nn
 
 from robustkit.errors import BadInput, MissingExtra, MissingFile, UnknownName, WeightsMismatch
 from robustkit.models.layers import Normalize, Normalized
-from robustkit.models.weights import fit
+from robustkit.models.weights import first_line, fit
 
 _FORCE_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -241,9 +241,8 @@ def _download(spec: str, source: str) -> Iterator[None]:
     except BadInput:
         raise
     except Exception as error:  # each hub client has its own errors for being offline
-        reason = (str(error).splitlines() or [""])[0]
         raise MissingFile(
-            f"The weights of {spec} could not be loaded from {source}: {reason}. "
+            f"The weights of {spec} could not be loaded from {source} ({first_line(error)}). "
             "If this machine is offline, fetch them elsewhere and give them with --weights FILE."
         ) from error
     finally:
