@@ -247,7 +247,7 @@ def test_a_header_that_announces_more_than_there_is(tmp_path: Path) -> None:
         content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
         archive.writestr("inputs.npy", content)
         archive.writestr("labels.npy", b"")
-    with pytest.raises(CorruptFile, match="announces"):
+    with pytest.raises(CorruptFile, match="where its header announces"):
         load(str(path))
 
 

@@ -124,6 +124,17 @@ def test_a_damaged_description(tmp_path: Path, change: Change) -> None:
         load(str(tmp_path))
 
 
+def test_a_description_cannot_point_at_files_elsewhere(tmp_path: Path) -> None:
+    manifest = save(load("digits", n=2), tmp_path / "set")
+    content = json.loads(manifest.read_text())
+    split = content["splits"]["test"]
+    (tmp_path / "set" / split["file"]).rename(tmp_path / "secret.safetensors")
+    split["file"] = "../secret.safetensors"
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CorruptFile, match="lacks class names or splits"):
+        load(str(tmp_path / "set"))
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000])
 def test_a_description_that_is_no_json(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "robustkit.json").write_bytes(content)
