@@ -1,0 +1,168 @@
+"""A report in a terminal or a pipe."""
+
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from robustkit.report import words
+from robustkit.report.base import Report
+from robustkit.report.evasion import EvasionReport
+
+_STYLES = {"info": "cyan", "warn": "yellow", "void": "bold red", "unlisted": "magenta"}
+
+_COLUMNS = (
+    "Attack",
+    "Through",
+    "In",
+    "Broken",
+    "Left",
+    "Viol.",
+    "Forward",
+    "Backward",
+    "Time",
+)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report: the verdict first, then how it came about.
+
+    Names and messages in it may come from anywhere: they are printed as plain text, whatever they
+    hold.
+
+    Args:
+        report: What to print.
+        console: Where; without a terminal no colours are used.
+    """
+    safe = _filter(console)
+    _headline(report, console, safe)
+    if isinstance(report, EvasionReport):
+        _attacks(report, console, safe)
+        _skipped(report, console, safe)
+    _controls(report, console, safe)
+    _flags(report, console, safe)
+    _cost(report, console)
+
+
+def _filter(console: Console) -> Callable[[str], str]:
+    """Makes text printable in what the console's stream can hold."""
+    encoding = console.encoding
+
+    def safe(text: str) -> str:
+        return words.printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+    return safe
+
+
+def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> None:
+    verdict = report.verdict
+    rows = [(verdict.metric, verdict.value, verdict.low, verdict.high)]
+    if isinstance(report, EvasionReport):
+        clean = report.clean_accuracy
+        rows.append(("clean_accuracy", clean.value, clean.low, clean.high))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(justify="right")
+    grid.add_column()
+    for place, (name, value, low, high) in enumerate(rows):
+        style = "" if place else "bold"
+        interval = f"95 % interval {100 * low:.1f} to {words.percent(high)}"
+        interval += "" if place else f", n = {verdict.n:,}"
+        grid.add_row(
+            Text(safe(words.metric(name)), style), Text(words.percent(value), style), Text(interval)
+        )
+    console.print(grid)
+    if any(flag.severity == "void" for flag in report.flags):
+        console.print(Text("This number is not valid: see the flags below.", "bold red"))
+    console.print()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    name = f"{report.about.name} ({report.model.spec})" if report.about.name else report.model.spec
+    grid.add_row("Model", Text(safe(name)))
+    data = f"{report.data.spec}, split {report.data.split}, {report.data.n:,} examples"
+    grid.add_row("Data", Text(safe(data)))
+    grid.add_row("Threat", Text(safe(f"{report.threat.name}. {words.threat(report.threat)}")))
+    console.print(grid)
+
+
+def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]) -> None:
+    if not report.attacks:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for name in _COLUMNS:
+        text = name in _COLUMNS[:2]
+        table.add_column(
+            name,
+            justify="left" if text else "right",
+            overflow="fold",
+            no_wrap=not text,
+            min_width=7 if text else None,
+        )
+    for row, share in words.left(report):
+        table.add_row(
+            Text(safe(row.name)),
+            Text(safe(row.through)),
+            f"{row.examples_in:,}",
+            f"{row.broken:,}",
+            words.percent(share),
+            Text(f"{row.violations:,}", "bold red" if row.violations else ""),
+            f"{row.forward:,}",
+            f"{row.backward:,}",
+            words.seconds(row.seconds),
+        )
+    console.print()
+    console.print(table)
+
+
+def _skipped(report: EvasionReport, console: Console, safe: Callable[[str], str]) -> None:
+    if not report.skipped:
+        return
+    console.print()
+    console.print(Text("Not run", "bold"))
+    for reason, names in words.by_reason(report.skipped).items():
+        line = Text(", ".join(map(safe, names)))
+        line.append(f": {safe(reason)}", "dim")
+        console.print(Padding(line, (0, 0, 0, 2)))
+
+
+def _controls(report: Report, console: Console, safe: Callable[[str], str]) -> None:
+    if not report.controls:
+        return
+    console.print()
+    console.print(Text("Controls", "bold"))
+    for control in report.controls:
+        value = "not measured" if control.value is None else f"{control.value:.4g}"
+        line = Text(f"{safe(control.name)}: {safe(words.metric(control.metric))} {value}. ")
+        line.append(safe(control.message), "dim")
+        console.print(Padding(line, (0, 0, 0, 2)))
+
+
+def _flags(report: Report, console: Console, safe: Callable[[str], str]) -> None:
+    if not report.flags:
+        return
+    console.print()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for flag in report.flags:
+        message = Text(safe(flag.id), "bold")
+        message.append(f"  {safe(flag.message)}", "not bold")
+        grid.add_row(Text(flag.severity, _STYLES[flag.severity]), message)
+    console.print(Text("Flags", "bold"))
+    console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def _cost(report: Report, console: Console) -> None:
+    cost = report.cost
+    console.print()
+    console.print(
+        Text(
+            f"{cost.forward:,} forward and {cost.backward:,} backward passes "
+            f"({cost.rows_run:,} rows run) in {words.seconds(cost.seconds)}",
+            "dim",
+        )
+    )

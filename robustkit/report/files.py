@@ -1,0 +1,50 @@
+"""Writing a file so that it is there whole or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from robustkit.errors import BadInput, CannotWrite
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file under a temporary name beside it, then rename it.
+
+    Readers see the old content or the new, never a part; after a crash the new content is on the
+    disk or the old one is. Folders on the way are made.
+
+    Args:
+        path: Where to write; what is there is replaced.
+        content: Text is written as UTF-8.
+
+    Raises:
+        BadInput: Writing there is not allowed, or something else is in the way.
+        CannotWrite: The disk is full or failed; what was there before is intact.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, data)
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise BadInput(
+            f"{str(path)!r} cannot be written: {error.strerror}. Choose a folder that you may "
+            "write to."
+        ) from error
+    except OSError as error:
+        raise CannotWrite(
+            f"Writing {str(path)!r} failed: {error.strerror or error}. What was there before is "
+            "intact; free some space or choose another folder, and try again."
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())

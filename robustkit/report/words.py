@@ -1,0 +1,144 @@
+"""How a report says things, in a terminal and on a page alike."""
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from robustkit.report.evasion import AttackRow, EvasionReport, Skipped
+from robustkit.report.parts import PerturbationFacts, ThreatFacts
+
+METRICS = {"robust_accuracy": "Robust accuracy", "clean_accuracy": "Clean accuracy"}
+
+SEVERITIES = {
+    "info": "good to know",
+    "warn": "look into it",
+    "void": "the number is not valid",
+    "unlisted": "valid, but no leaderboard shows it",
+}
+
+_ACCESS = {
+    "gradient": "White box: the adversary sees the whole model, gradients included.",
+    "score": "The adversary sees the model's scores, but no gradients.",
+    "decision": "The adversary sees the model's labels and nothing else.",
+}
+
+_GOALS = {
+    "untargeted": "It wins with any wrong answer.",
+    "targeted:random": "It wins with one wrong class, drawn at random for each example.",
+    "targeted:least-likely": "It wins with the class that the model finds least likely.",
+    "targeted:second": "It wins with the wrong class that the model finds likeliest.",
+    "targeted:given": "It wins with one wrong class, given for each example.",
+}
+
+_CHANGES = {
+    "linf": "It may change every value by at most {radius}",
+    "l2": "It may make any change of a Euclidean length of at most {radius}",
+    "l1": "It may make any change whose absolute values add up to at most {radius}",
+    "l0": "It may change any {radius} pixels",
+    "patch": "It may change anything inside one rectangle of {height} x {width} pixels",
+}
+
+# Control, format (direction, zero width), surrogate, private and unassigned characters; line and
+# paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def printable(text: str) -> str:
+    r"""Text from a stranger on one line, with everything that could steer a terminal spelt out.
+
+    Example:
+        >>> printable("a\nb\x1b[31m")
+        'a b\\x1b[31m'
+    """
+    return "".join(map(_visible, " ".join(text.split())))
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _UNPRINTABLE:
+        return character
+    return character.encode("ascii", "backslashreplace").decode() if ord(character) > 127 else (
+        f"\\x{ord(character):02x}"
+    )
+
+
+def metric(name: str) -> str:
+    """What a metric is called in a heading."""
+    return METRICS.get(name, name.replace("_", " ").capitalize())
+
+
+def percent(share: float) -> str:
+    """A share with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def seconds(time: float) -> str:
+    """A duration in two units at most."""
+    if time < 9.95:
+        return f"{time:.1f} s"
+    whole = round(time)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def number(value: float) -> str:
+    """A number with four digits, and the fraction of 255 where it is one."""
+    steps = value * 255
+    if 0 < value < 1 and math.isclose(steps, round(steps), rel_tol=1e-6):
+        return f"{round(steps)}/255 ({value:.4g})"
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
+
+
+def options(table: Mapping[str, object]) -> str:
+    """Hyper-parameters in one line."""
+    return ", ".join(f"{key}={_plain(value)}" for key, value in table.items())
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        simple = Fraction(value).limit_denominator(255)
+        return f"{value:.4g}" if float(simple) != value else f"{value:g}"
+    return "none" if value is None else str(value)
+
+
+def threat(facts: ThreatFacts) -> str:
+    """The adversary in a few sentences."""
+    sentences = [_ACCESS.get(facts.access, f"Access: {facts.access}.")]
+    if facts.perturbation is not None:
+        sentences.append(_change(facts.perturbation))
+    if facts.poison_rate is not None:
+        relabel = " and relabel it" if facts.may_relabel else ""
+        share = percent(facts.poison_rate)
+        sentences.append(f"It may change {share} of the training data{relabel}.")
+    sentences.append(_GOALS.get(facts.goal, f"Its goal: {facts.goal}."))
+    if facts.queries is not None:
+        sentences.append(f"It may ask {facts.queries:,} times per example.")
+    return " ".join(sentences)
+
+
+def _change(allowed: PerturbationFacts) -> str:
+    sides = {side: allowed.options.get(side, "?") for side in ("height", "width")}
+    radius = "any number" if allowed.radius is None else number(allowed.radius)
+    words = _CHANGES.get(allowed.norm, f"What it may change: {allowed.norm}, up to {{radius}}")
+    return f"{words.format(radius=radius, **sides)}, within [{allowed.low:g}, {allowed.high:g}]."
+
+
+def left(report: EvasionReport) -> list[tuple[AttackRow, float]]:
+    """Each attack with the share of all examples that still stood after it."""
+    n = max(report.data.n, 1)
+    standing = round(report.clean_accuracy.value * n)
+    rows = []
+    for row in report.attacks:
+        standing -= row.broken
+        rows.append((row, max(standing, 0) / n))
+    return rows
+
+
+def by_reason(skipped: Iterable[Skipped]) -> dict[str, list[str]]:
+    """The names of what was skipped, under each reason, in their order."""
+    reasons: dict[str, list[str]] = {}
+    for entry in skipped:
+        reasons.setdefault(entry.reason, []).append(entry.name)
+    return reasons
