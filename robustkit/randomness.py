@@ -8,6 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,11 @@ class Streams:
         self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, *, draw: Tensor | int = 0
     ) -> Tensor:
         """(N, *shape) float32, uniform on [low, high)."""
-        return (self.bits(shape, draw=draw) >> 8).to(torch.float32) * ((high - low) / 2**24) + low
+        numbers = (self.bits(shape, draw=draw) >> 8).to(torch.float32) * (
+            (high - low) / 2**24
+        ) + low
+        # Far from zero the sum can round up to the end that is not included.
+        return numbers.clamp_max(float(np.nextafter(np.float32(high), np.float32(-np.inf))))
 
     def normal(self, shape: tuple[int, ...], *, draw: Tensor | int = 0) -> Tensor:
         """(N, *shape) float32, standard normal (Box-Muller)."""
