@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -139,6 +140,35 @@ def test_impossible_networks_are_refused() -> None:
         CNN(activation="rleu")
     with pytest.raises(BadInput, match="depth 30"):
         PreActResNet.wide(30, 1)
+
+
+def test_a_wide_resnet_is_computed_as_its_paper_says(images: Tensor) -> None:
+    model = PreActResNet.wide(10, 2, classes=4, activation="silu").eval()
+    state = {
+        name: torch.rand(value.shape, generator=torch.Generator().manual_seed(1)) * 0.2 + 0.1
+        for name, value in model.state_dict().items()
+        if value.is_floating_point()
+    }
+    model.load_state_dict(state, strict=False)
+
+    def convolved(inputs: Tensor, name: str, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        return F.conv2d(inputs, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    def active(inputs: Tensor, name: str) -> Tensor:
+        words = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, scale, shift = (state[f"{name}.{word}"].view(-1, 1, 1) for word in words)
+        return F.silu((inputs - mean) / (variance + 1e-5).sqrt() * scale + shift)
+
+    hidden = convolved(images, "conv1")
+    for stage, stride in ((1, 1), (2, 2), (3, 2)):
+        first = active(hidden, f"layer{stage}.0.bn1")
+        residual = convolved(first, f"layer{stage}.0.conv1", stride)
+        residual = convolved(active(residual, f"layer{stage}.0.bn2"), f"layer{stage}.0.conv2")
+        hidden = residual + convolved(first, f"layer{stage}.0.shortcut", stride)
+    features = active(hidden, "bn").mean((2, 3))
+    wanted = F.linear(features, state["linear.weight"], state["linear.bias"])
+    torch.testing.assert_close(model(images), wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_dropout_acts_in_training_only(images: Tensor) -> None:

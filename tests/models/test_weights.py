@@ -103,6 +103,25 @@ def test_a_mismatch_names_the_first_few_of_each_kind(trained: CNN) -> None:
     assert "linear.weight is (7, 8) and should be (10, 8)" in message
 
 
+@pytest.mark.parametrize(("change", "words"), [(None, "1 missing"), ("extra", "1 unexpected")])
+def test_one_name_too_many_or_too_few_is_refused(
+    trained: CNN, change: str | None, words: str
+) -> None:
+    state = dict(trained.state_dict())
+    value = state.pop("bn1.weight") if change is None else torch.zeros(1)
+    if change is not None:
+        state[change] = value
+    with pytest.raises(WeightsMismatch, match=words):
+        fit(CNN(width=4), state, source="x")
+
+
+def test_batch_counters_may_be_absent_as_in_old_files(trained: CNN) -> None:
+    state = {k: v for k, v in trained.state_dict().items() if "num_batches" not in k}
+    model = CNN(width=4)
+    fit(model, state, source="x")
+    assert torch.equal(model.get_parameter("conv4.weight"), trained.get_parameter("conv4.weight"))
+
+
 def test_weights_of_another_architecture_do_not_fit(tmp_path: Path, trained: CNN) -> None:
     file = tmp_path / "cnn.pt"
     torch.save(trained.state_dict(), file)
