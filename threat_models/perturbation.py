@@ -81,8 +81,9 @@ class _Box:
     high: float
 
     def contains(self, changed: Tensor) -> Tensor:
-        # NaN fails both comparisons.
-        return ((changed >= self.low) & (changed <= self.high)).flatten(1).all(1)
+        # NaN fails both comparisons; infinity passes one where the range itself is infinite.
+        inside = (changed >= self.low) & (changed <= self.high) & changed.isfinite()
+        return inside.flatten(1).all(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,9 +133,10 @@ class LpBall:
 
     def contains(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(N,) bool: in range and within radius + 4 eps32 (linf), 4 eps32 sqrt(d) (l2, l1)."""
-        size = clean[0].numel()
+        size = clean.shape[1:].numel()
         slack = {"linf": 4 * _EPS32, "l0": 0.0}.get(self.norm, 4 * _EPS32 * size**0.5)
-        return self.in_box(changed) & (self.distance(clean, changed) <= self.radius + slack)
+        near: Tensor = self.distance(clean, changed) <= self.radius + slack
+        return self.in_box(changed) & near
 
     def in_box(self, changed: Tensor) -> Tensor:
         """(N,) bool: every value finite and in [low, high]."""
@@ -160,14 +162,14 @@ class LpBall:
     def sample(self, clean: Tensor, *, streams: Streams) -> Tensor:
         """Like `clean`: uniform in the ball (l0: on random pixels), then brought into range."""
         shape = tuple(clean.shape[1:])
-        size = clean[0].numel()
+        size = clean.shape[1:].numel()
         if self.norm == "linf":
             noise = streams.uniform(shape, -1.0, 1.0) * min(self.radius, self.high - self.low)
             return self.project(clean, clean + noise)
         if self.norm == "l0":
             order = streams.fork("pixels").permutation(size // shape[0]).reshape(-1, 1, *shape[1:])
             random = streams.uniform(shape, self.low, self.high)
-            return torch.where(order < self.radius, random, clean)
+            return torch.where(order + 1 <= self.radius, random, clean)
         scale = streams.fork("radius").uniform((1, 1, 1)) ** (1 / size)
         if self.norm == "l2":
             noise = streams.normal(shape)
@@ -176,7 +178,8 @@ class LpBall:
             noise = -torch.log1p(-streams.uniform(shape)) * streams.fork("signs").signs(shape)
             length = noise.abs().flatten(1).sum(1, dtype=torch.float64)
         widest = (self.high - self.low) * size
-        noise = noise * scale * (min(self.radius, widest) / length).float().reshape(-1, 1, 1, 1)
+        factor = (min(self.radius, widest) / length.clamp_min(1e-30)).float()
+        noise = noise * scale * factor.reshape(-1, 1, 1, 1)
         return self.project(clean, clean + noise)
 
 
@@ -236,7 +239,8 @@ class Patch:
         height, width = self._fitted(clean)
         if not (height and width):
             return clean.clone()
-        energy = (inside - clean).square().sum(1, keepdim=True)
+        # In float64, or a window that misses a faint change would tie with one that holds it.
+        energy = (inside - clean).double().square().sum(1, keepdim=True)
         window = F.avg_pool2d(energy, (height, width), stride=1)
         return torch.where(self._mask(clean, window.flatten(1).argmax(1)), inside, clean)
 
