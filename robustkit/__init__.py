@@ -9,5 +9,11 @@ __version__ = version("robustkit")
 
 # A public name is written twice: below for type checkers (`from x import Name as Name`), and in
 # the table for Python, which imports it on first use.
-if not TYPE_CHECKING:
-    __getattr__, __dir__, __all__ = exports(__name__, {})
+if TYPE_CHECKING:
+    from robustkit.evaluation import evaluate as evaluate
+    from robustkit.report import Report as Report
+    from robustkit.threat_models import ThreatModel as ThreatModel
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__, {"Report": "report", "ThreatModel": "threat_models", "evaluate": "evaluation"}
+    )

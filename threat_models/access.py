@@ -101,9 +101,8 @@ class Meter:
 
         Args:
             inputs: M > 0 rows.
-            payers: (M,) int64, which example pays, -1 for padding; None when nobody can tell, which
-            a
-                budget does not allow.
+            payers: (M,) int64, which example pays; None when nobody can tell, which a budget does
+                not allow. -1 is padding: it pays nothing, and its answer is not given away.
 
         Raises:
             BudgetExceeded: An example cannot pay; the model was not asked.
@@ -121,7 +120,8 @@ class Meter:
             self.ledger.rows_run += len(chunk)
             answers = answer(self._model, watched_chunk, streams)
             parts.append(answers.take(slice(0, rows.stop - rows.start)))
-        return Output.cat(parts)
+        output = Output.cat(parts)
+        return output if payers is None else output.hidden(payers < 0)
 
     def _refuse_over_budget(self, payers: Tensor | None) -> None:
         if self.queries is None:
@@ -142,10 +142,13 @@ class Meter:
                 self._streams.fork("unattributed").take(torch.zeros_like(numbers)).on_lanes(numbers)
             )
         rows = payers.clamp_min(0)
-        order = rows.argsort(stable=True)
-        first = torch.searchsorted(rows[order], rows[order])
+        # Ranked by payer and not by row: padding must not use up the first example's draws.
+        order = payers.argsort(stable=True)
+        ordered = payers[order]
         rank = torch.empty_like(rows)
-        rank[order] = torch.arange(len(rows), device=rows.device) - first
+        rank[order] = torch.arange(len(rows), device=rows.device) - torch.searchsorted(
+            ordered, ordered
+        )
         return self._streams.take(rows).on_lanes(self.ledger.forward[rows] + rank)
 
 
@@ -158,8 +161,8 @@ def _stretched(rows: slice, width: int) -> Tensor:
 class Decisions:
     """Labels only. One query is one example passed forward.
 
-    Every method takes `rows`: for each input the index of the victim that pays, -1 for padding;
-    None means that input i belongs to victim i.
+    Every method takes `rows`: for each input the index of the victim that pays, -1 for padding,
+    which is answered with nothing; None means that input i belongs to victim i.
     """
 
     def __init__(self, meter: Meter, victims: Tensor) -> None:

@@ -119,6 +119,14 @@ class Output:
             None if self.label_set is None else self.label_set[rows],
         )
 
+    def hidden(self, rows: Tensor) -> "Output":
+        """The same answers but for some rows, (N,) bool, that get none: NaN, refused, no label."""
+        return Output(
+            torch.where(rows[:, None], torch.nan, self.logits),
+            None if self.rejected is None else self.rejected | rows,
+            None if self.label_set is None else self.label_set & ~rows[:, None],
+        )
+
     @classmethod
     def cat(cls, parts: Sequence["Output"]) -> "Output":
         """The answers of several batches in a row."""

@@ -141,13 +141,14 @@ class ThreatModel:
         Args:
             model: The model under attack, in eval mode.
             clean: (N, C, H, W) the inputs the adversary was given.
-            changed: (N, C, H, W) what it made of them; any other shape or NaN is not allowed.
+            changed: (N, C, H, W) what it made of them; any other shape or type, or NaN, is not
+                allowed.
             objective: What it wanted of each.
             queries: (N,) what it spent on each.
             streams: Fresh randomness for a random model.
         """
-        if changed.shape != clean.shape:
-            # One infinite image per row stands for whatever was returned: never allowed, never a win.
+        if changed.shape != clean.shape or changed.dtype != clean.dtype:
+            # An infinite image stands for whatever was returned: never allowed, never a win.
             changed = torch.full_like(clean, torch.inf)
         changed = changed.detach().to(clean.device, torch.float32)
         with torch.no_grad():

@@ -1,0 +1,74 @@
+"""The command line: one file per command, nothing heavy imported before a command runs."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+
+from robustkit.cli.evaluate import evaluate
+from robustkit.cli.listing import list_
+from robustkit.cli.show import show
+from robustkit.errors import RobustkitError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="robustkit")
+def commands() -> None:
+    r"""Adversarial robustness and ML security under one threat model.
+
+    \b
+    Start with:  robustkit evaluate --threat linf
+    """
+
+
+commands.add_command(evaluate)
+commands.add_command(list_)
+commands.add_command(show)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit.
+
+    Exit codes: 0 complete, 1 internal error, 2 bad input, 3 a violation was found, 4 stopped by a
+    full disk or a lost device, 130 interrupted.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = commands.main(given, prog_name="robustkit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except RobustkitError as error:
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(_after_interrupt(given), err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; Python must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _after_interrupt(given: Sequence[str]) -> str:
+    if "evaluate" not in given:
+        return "Interrupted."
+    if not any(word == "--out" or word.startswith("--out=") for word in given):
+        return "Interrupted. Nothing was kept; add --out DIR to be able to resume a run."
+    words = [*given, *([] if "--resume" in given else ["--resume"])]
+    return f"Interrupted. What was found is kept. Go on with:\n  {command_line(words)}"
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The command that these arguments make, quoted for a shell."""
+    return shlex.join(["robustkit", *words])

@@ -1,0 +1,219 @@
+"""`robustkit evaluate`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from robustkit.attacks import EvasionAttack
+    from robustkit.threat_models import ThreatModel
+
+VIOLATION = 3
+
+
+@click.command()
+@click.option(
+    "--threat", default="linf", show_default=True, help="Threat model: a name or a .toml file."
+)
+@click.option(
+    "--model",
+    default="builtin:cifar10-resnet18",
+    show_default=True,
+    help="A name, a saved directory, or file.py:factory / package.module:factory (runs that code).",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors or .pt.")
+@click.option(
+    "--data",
+    default="samples:cifar10",
+    show_default=True,
+    help="A name, a folder or an array file.",
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where named data sets lie.")
+@click.option("--split", default="test", show_default=True, help="Part of the data set.")
+@click.option("--n", type=int, help="How many examples; all by default.")
+@click.option(
+    "--select",
+    type=click.Choice(["first", "stratified"]),
+    default="first",
+    show_default=True,
+    help="Which n examples.",
+)
+@click.option("--size", type=int, default=32, show_default=True, help="Side for mixed image sizes.")
+@click.option("--download", is_flag=True, help="Fetch a named data set that is not here.")
+@click.option("--eps", help="Radius: a number or a fraction such as 8/255.")
+@click.option("--access", help="What the adversary sees: decision, score or gradient.")
+@click.option("--goal", help="untargeted or targeted[:random|least-likely|second].")
+@click.option("--queries", type=int, help="Queries per example.")
+@click.option("--attacks", help="Comma-separated; replaces the plan.")
+@click.option("--options", help="Comma-separated attack.key=value, such as pgd.steps=100.")
+@click.option("--batch-size", type=int, help="Rows per batch; the largest that fits by default.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:i].")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report and records.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--about", type=click.Path(path_type=Path), help="TOML file on the model's origin.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the report, as JSON.")
+def evaluate(
+    threat: str,
+    model: str,
+    weights: Path | None,
+    data: str,
+    data_root: Path | None,
+    split: str,
+    n: int | None,
+    select: str,
+    size: int,
+    download: bool,
+    eps: str | None,
+    access: str | None,
+    goal: str | None,
+    queries: int | None,
+    attacks: str | None,
+    options: str | None,
+    batch_size: int | None,
+    device: str,
+    seed: int,
+    out: Path | None,
+    resume: bool,
+    about: Path | None,
+    as_json: bool,
+) -> int:
+    r"""Attack a model and report how many examples stand.
+
+    \b
+    With nothing given: the CIFAR-10 ResNet-18 that AutoAttack carries, on the 20 CIFAR-10 images
+    that Foolbox carries. See `robustkit list` for names.
+    """
+    if resume and out is None:
+        raise BadInput("--resume needs --out, the folder of the run to go on with.")
+    adversary = _threat(threat, eps, access, goal, queries)
+    plan = _attacks(attacks, options)
+
+    import torch
+    from rich.console import Console
+
+    from robustkit import data as datasets
+    from robustkit import evaluation, models, report
+    from robustkit.cli.progress import watch
+
+    chosen = _device(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    untrained = models.needs_weights(model)
+    if untrained and weights is None:
+        raise BadInput(
+            f"{model!r} is an architecture without weights. Give --weights FILE, or a "
+            f"directory that "
+            "robustkit saved as --model."
+        )
+    images = datasets.load(
+        data,
+        split=split,
+        root=data_root,
+        size=size,
+        n=n,
+        select=select,  # type: ignore[arg-type]
+        seed=seed,
+        download=download,
+    )
+    classifier = models.load(
+        model,
+        weights=weights,
+        # An architecture is built for the data; what comes with weights knows its classes.
+        classes=images.classes if untrained else None,
+        channels=images.shape[0] if untrained else None,
+        size=images.shape[1] if untrained else None,
+        device=chosen,
+    )
+    with watch() as progress:
+        result = evaluation.evaluate(
+            classifier,
+            images,
+            adversary,
+            attacks=plan,
+            seed=seed,
+            batch_size=batch_size,
+            device=chosen,
+            out=out,
+            resume=resume,
+            about=None if about is None else report.read_about(about),
+            model_name=model,
+            command=_command(),
+            progress=progress,
+        )
+    if as_json:
+        click.echo(result.to_json(), nl=False)
+    else:
+        report.show(result, Console())
+        if out is not None:
+            click.echo(f"Report: {out / 'report.html'}", err=True)
+    return VIOLATION if result.violations else 0
+
+
+def _threat(
+    spec: str, eps: str | None, access: str | None, goal: str | None, queries: int | None
+) -> "ThreatModel":
+    from dataclasses import replace
+
+    from robustkit import threat_models
+
+    threat = threat_models.load(spec)
+    if eps is not None:
+        threat = threat.with_radius(threat_models.parse_radius(eps))
+    if access is not None:
+        threat = replace(threat, access=threat_models.Access.parse(access))
+    if goal is not None:
+        threat = replace(threat, goal=threat_models.parse_goal(goal))
+    if queries is not None:
+        threat = replace(threat, budget=replace(threat.budget, queries=queries))
+    return threat
+
+
+def _attacks(names: str | None, options: str | None) -> "list[EvasionAttack[Any]] | None":
+    """The attacks named by hand; None for the plan."""
+    chosen = _options(options)
+    if names is None:
+        if chosen:
+            raise BadInput("--options needs --attacks: options belong to attacks that are named.")
+        return None
+    wanted = [name.strip() for name in names.split(",")]
+    unused = sorted(set(chosen) - set(wanted))
+    if unused:
+        raise BadInput(f"--options names {', '.join(unused)}, which --attacks does not.")
+    from robustkit.attacks import build
+
+    return [build(name, chosen.get(name, {})) for name in wanted]
+
+
+def _options(text: str | None) -> dict[str, dict[str, str]]:
+    """`a.x=1,a.y=2` as {a: {x: 1, y: 2}}."""
+    found: dict[str, dict[str, str]] = {}
+    for part in text.split(",") if text else []:
+        path, equals, value = part.partition("=")
+        attack, dot, key = path.strip().rpartition(".")
+        if not (equals and dot and attack and key):
+            raise BadInput(f"The option {part!r} is not understood. Write attack.key=value.")
+        found.setdefault(attack, {})[key] = value.strip()
+    return found
+
+
+def _device(name: str, gpus: int) -> str:
+    if name == "auto":
+        return "cuda" if gpus else "cpu"
+    kind, colon, number = name.partition(":")
+    known = name == "cpu" or (kind == "cuda" and (number.isdigit() or not colon))
+    if not known:
+        raise BadInput(f"The device {name!r} is unknown. Use auto, cpu, cuda or cuda:0.")
+    if kind == "cuda" and int(number or 0) >= gpus:
+        raise BadInput(
+            f"The device {name!r} is not there: {gpus} CUDA devices were found. Use --device cpu."
+        )
+    return name
+
+
+def _command() -> str:
+    from robustkit.cli import command_line
+
+    return command_line(sys.argv[1:])

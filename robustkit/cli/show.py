@@ -1,0 +1,46 @@
+"""`robustkit show`."""
+
+import dataclasses
+import inspect
+
+import click
+
+from robustkit import registry
+from robustkit.errors import UnknownName
+
+
+@click.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show what NAME is: its description, options and reference."""
+    found = [entry for kind in registry.KINDS for entry in registry.entries(kind).values()]
+    matching = [entry for entry in found if entry.name == name]
+    if not matching:
+        raise UnknownName("attack, model, data set or threat model", name, (e.name for e in found))
+    for entry in matching:
+        click.echo(f"{entry.name} ({entry.kind.removesuffix('s')}): {entry.summary}")
+        for label, value in (
+            ("access", entry.access),
+            ("norms", ", ".join(entry.norms)),
+            ("goals", ", ".join(entry.goals)),
+            ("needs", f"robustkit[{entry.extra}]" if entry.extra else ""),
+        ):
+            if value:
+                click.echo(f"  {label}: {value}")
+        thing = entry.load()
+        click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
+        options = _options(thing) if entry.kind == "attacks" else []
+        if options:
+            click.echo("\nOptions:")
+            for line in options:
+                click.echo(f"  {entry.name}.{line}")
+
+
+def _options(thing: object) -> list[str]:
+    if not dataclasses.is_dataclass(thing):
+        return []
+    return [
+        f"{field.name}={'' if field.default is dataclasses.MISSING else field.default}"
+        for field in dataclasses.fields(thing)
+        if field.init
+    ]

@@ -1,0 +1,13 @@
+"""Evaluation: one scenario per stage at which the adversary acts."""
+
+from typing import TYPE_CHECKING
+
+from robustkit.lazy import exports
+
+# A public name is written twice: below for type checkers (`from x import Name as Name`), and in
+# the table for Python, which imports it on first use.
+if TYPE_CHECKING:
+    from robustkit.evaluation.engine import Progress as Progress
+    from robustkit.evaluation.evasion import evaluate as evaluate
+else:
+    __getattr__, __dir__, __all__ = exports(__name__, {"Progress": "engine", "evaluate": "evasion"})

@@ -1,0 +1,86 @@
+"""What a finished run leaves in its folder: report, page, and the broken examples as a data set."""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robustkit.data import LabelledImages
+from robustkit.evaluation.records import Records
+from robustkit.report import EvasionReport, Picture, write, write_atomically, write_html
+
+PICTURES = 16
+
+
+def write_artifacts(
+    folder: Path, report: EvasionReport, data: LabelledImages, records: Records
+) -> None:
+    """Write `report.json`, `report.html` and `examples.safetensors` into the run's folder.
+
+    The last holds the broken examples: `inputs` (as changed), `labels` (the right classes),
+    `answers` and `ids`, in the order in which they fell. It can be given to `--data`.
+
+    Raises:
+        BadInput: Writing there is not allowed.
+        CannotWrite: The disk is full; the records are kept, so that the run can be resumed.
+    """
+    kept = sorted(
+        (place, row, answer)
+        for group in records.groups
+        for place, row, answer in zip(group.points or [], group.rows, group.labels, strict=False)
+        if place is not None
+    )
+    rows = np.array([row for _, row, _ in kept], np.int64)
+    points = records.points()
+    arrays = {
+        "inputs": points,
+        "labels": data.labels.numpy()[rows],
+        "answers": np.array([answer for _, _, answer in kept], np.int64),
+        "ids": data.ids.numpy()[rows],
+    }
+    write_atomically(folder / "examples.safetensors", _safetensors(arrays))
+    shown = sorted(kept, key=lambda found: found[1])[:PICTURES]
+    write_html(report, [_picture(report, data, points, *found) for found in shown], folder)
+    # Last: whoever finds a report finds all that belongs to it.
+    write(report, folder)
+
+
+def _picture(
+    report: EvasionReport,
+    data: LabelledImages,
+    points: np.ndarray[Any, Any],
+    place: int,
+    row: int,
+    answer: int,
+) -> Picture:
+    example = report.examples[row]
+    names = dict(enumerate(data.class_names))
+    return Picture(
+        id=example.id,
+        label_name=names[example.label],
+        answer_name=names.get(answer, str(answer) if answer >= 0 else "no answer"),
+        attack=example.attack or "",
+        distance=example.distance or 0.0,
+        clean=data.inputs([row])[0],
+        changed=torch.from_numpy(points[place].copy()),
+    )
+
+
+def _safetensors(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[bytes]:
+    """The bytes of a safetensors file, image by image: its writers hold everything in memory."""
+    types = {"float32": "F32", "int64": "I64"}
+    header, end = {}, 0
+    for name, array in arrays.items():
+        offsets = [end, end := end + array.nbytes]
+        dtype = types[str(array.dtype)]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for array in arrays.values():
+        for part in array:
+            yield part.tobytes()

@@ -1,0 +1,306 @@
+"""The main job: how many examples stand against a plan of attacks under a threat model."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustkit import data as datasets
+from robustkit import models, registry, threat_models
+from robustkit.attacks import EvasionAttack, build, describe, name_of
+from robustkit.data import LabelledImages
+from robustkit.errors import BadInput, DoesNotFit
+from robustkit.evaluation.artifacts import write_artifacts
+from robustkit.evaluation.engine import Engine, Progress, Silent
+from robustkit.evaluation.guards import Inspection, inspect
+from robustkit.evaluation.plans import Plan, split, standard
+from robustkit.evaluation.records import Records
+from robustkit.evaluation.summary import Standing, Tally, attack_flags, tally
+from robustkit.models.frozen import frozen
+from robustkit.report import (
+    About,
+    Accuracies,
+    DataFacts,
+    EvasionReport,
+    Flag,
+    Headline,
+    ModelFacts,
+    Skipped,
+    ThreatFacts,
+    current_environment,
+)
+from robustkit.threat_models import Stage, ThreatModel
+
+
+def evaluate(
+    model: nn.Module | str = "builtin:cifar10-resnet18",
+    data: LabelledImages | tuple[Tensor, Tensor] | str = "samples:cifar10",
+    threat: ThreatModel | str = "linf",
+    *,
+    attacks: Sequence[EvasionAttack[Any] | str] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    about: About | None = None,
+    model_name: str | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> EvasionReport:
+    """Attack a model on every example and report how many stand, with the proof.
+
+    The model is put in eval mode with frozen parameters and given back as it was. Each attack gets
+    the examples that still stand. Whatever an attack returns is judged on a fresh float32 pass; a
+    point outside the perturbation set counts as survived and is reported as a violation.
+
+    Args:
+        model: A classifier of (N, C, H, W) images in [0, 1], or the words that name one.
+        data: Labelled images, an (inputs, labels) pair, or the words that name a set.
+        threat: The adversary, or its name, or the path of a TOML file.
+        attacks: What to run, in order; None runs the standard plan.
+        seed: Of all randomness. The same seed gives the same verdicts, whatever the order of the
+            examples and however often the run was interrupted.
+        batch_size: Rows in which the model is run; None for the largest that fits.
+        device: Where to run; None for where the model is, and for a named model a GPU if there is
+            one.
+        out: A folder for records, report, page and broken examples; None writes nothing.
+        resume: Go on with the run in `out`.
+        about: What the report says about the model's origin.
+        model_name: What the report calls the model; by default its words or its class.
+        command: The command line the report shows.
+        progress: Who is told how the run goes on.
+
+    Returns:
+        The report; its `robust_accuracy` is the worst case over the attacks, example by example.
+
+    Raises:
+        BadInput: Model, data, threat and attacks do not fit each other; `DoesNotFit` for an attack.
+        CannotWrite: The disk is full; the run can be resumed.
+
+    Example:
+        >>> import torch
+        >>> from robustkit.attacks import FGSM
+        >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.full((4, 3, 2, 2), 0.5), torch.tensor([0, 1, 2, 0])
+        >>> report = evaluate(classifier, (images, labels), "linf", attacks=[FGSM()])
+        >>> report.robust_accuracy.value <= report.clean_accuracy.value
+        True
+    """
+    if isinstance(threat, str):
+        threat = threat_models.load(threat)
+    check_threat(threat)
+    plan, skipped = _plan(attacks, threat)
+    images = _images(data, seed)
+    target = _device(model, device)
+    spec = model_name or (model if isinstance(model, str) else type(model).__qualname__)
+    if isinstance(model, str):
+        model = models.load(model, device=target)
+    elif any(tensor.device != target for tensor in (*model.parameters(), *model.buffers())):
+        raise BadInput(
+            f"The model is not on {target}. Move it there first: model.to({str(target)!r})."
+        )
+    with frozen(model), _foreign_randomness(model, target, seed):
+        found = inspect(
+            model, images, threat, device=target, seed=seed, width=_width(out, batch_size)
+        )
+        facts = ModelFacts(
+            spec=spec,
+            sha256=models.fingerprint(model),
+            parameters=models.parameter_count(model),
+            classes=found.classes,
+        )
+        identity = _identity(facts, images, threat, plan, seed, found.width, target)
+        records = Records.begin(out, identity, resume=resume)
+        try:
+            _run(
+                Engine(
+                    model=model,
+                    data=images,
+                    threat=threat,
+                    seed=seed,
+                    width=found.width,
+                    device=target,
+                    records=records,
+                    progress=progress or Silent(),
+                ),
+                plan,
+            )
+        finally:
+            records.close()
+    result = tally(images, records, plan)
+    report = _report(
+        facts, images, threat, plan, skipped, found, result, seed, target, about, command
+    )
+    if out is not None:
+        write_artifacts(out, report, images, records)
+    return report
+
+
+def check_threat(threat: ThreatModel) -> None:
+    """Refuse a threat model that is not about changed inputs at inference.
+
+    Raises:
+        BadInput: It is about another stage, or changes no inputs.
+    """
+    if threat.stage is not Stage.INFERENCE or threat.perturbation is None:
+        raise BadInput(
+            f"The threat model {threat.name!r} is about {threat.stage.value} and "
+            f"{'no' if threat.perturbation is None else 'some'} changes of inputs. An "
+            f"evaluation of "
+            "attacks needs the stage inference and a perturbation set."
+        )
+
+
+def _plan(
+    attacks: Sequence[EvasionAttack[Any] | str] | None, threat: ThreatModel
+) -> tuple[Plan, list[Skipped]]:
+    """The attacks to run, and why the others do not."""
+    left_out: list[tuple[str, str]] = []
+    if attacks is None:
+        plan, left_out = split(standard(), threat)
+        if not plan:
+            reasons = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in left_out))
+            raise DoesNotFit(
+                f"No attack of the standard plan fits the threat model {threat.name!r} "
+                f"({reasons}). "
+                "Name one that does, for example --attacks foolbox:HopSkipJumpAttack."
+            )
+    else:
+        made = [build(attack) if isinstance(attack, str) else attack for attack in attacks]
+        if not made:
+            raise BadInput("The list of attacks is empty. Name at least one, or leave it out.")
+        for attack in made:
+            attack.check(threat)
+        plan = [(name_of(attack), attack) for attack in made]
+    known = {name.partition(":")[0] for name, _ in (*plan, *left_out)}
+    others = [(name, "not in plan") for name in registry.entries("attacks") if name not in known]
+    return plan, [Skipped(name=name, reason=reason) for name, reason in (*left_out, *others)]
+
+
+def _images(data: LabelledImages | tuple[Tensor, Tensor] | str, seed: int) -> LabelledImages:
+    if isinstance(data, str):
+        return datasets.load(data, seed=seed)
+    if isinstance(data, tuple):
+        return LabelledImages.from_tensors(*data)
+    if not len(data):
+        raise BadInput("The data holds no examples; at least one is needed.")
+    return data
+
+
+def _device(model: nn.Module | str, device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if isinstance(model, nn.Module):
+        return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _width(out: Path | None, batch_size: int | None) -> int | None:
+    """The width asked for, otherwise that of the run to be resumed."""
+    if batch_size is not None and batch_size < 1:
+        raise BadInput(f"The batch size is {batch_size}; it must be at least 1.")
+    return batch_size or (None if out is None else Records.width(out))
+
+
+@contextlib.contextmanager
+def _foreign_randomness(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """A model that draws from the global generator does so from a seed, and leaves no trace."""
+    if getattr(model, "stochastic", False):
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _identity(
+    model: ModelFacts,
+    data: LabelledImages,
+    threat: ThreatModel,
+    plan: Plan,
+    seed: int,
+    width: int,
+    device: torch.device,
+) -> Mapping[str, Any]:
+    """What makes two runs the same run."""
+    return {
+        "model": model.sha256,
+        "data": hashlib.sha256(f"{data.sha256} {data.ids.tolist()}".encode()).hexdigest(),
+        "n": len(data),
+        "shape": list(data.shape),
+        "threat": repr(threat),
+        "attacks": [{"name": name, "options": dict(describe(attack))} for name, attack in plan],
+        "seed": seed,
+        "batch size": width,
+        "device": device.type,
+    }
+
+
+def _run(engine: Engine, plan: Plan) -> None:
+    engine.clean_pass()
+    standing = Standing(engine.data, engine.records)
+    for stage, (name, attack) in enumerate(plan):
+        if len(standing.rows):
+            engine.attack(stage, name, attack, standing.rows)
+        standing.take(stage, engine.records.stage(stage))
+
+
+def _report(
+    model: ModelFacts,
+    data: LabelledImages,
+    threat: ThreatModel,
+    plan: Plan,
+    skipped: Sequence[Skipped],
+    found: Inspection,
+    result: Tally,
+    seed: int,
+    device: torch.device,
+    about: About | None,
+    command: str | None,
+) -> EvasionReport:
+    robust = result.robust
+    flags: list[Flag] = [*found.flags, *attack_flags(plan, found.classes, result)]
+    random = any(flag.id == "random-forward" for flag in flags)
+    return EvasionReport(
+        command=command,
+        threat=ThreatFacts.of(threat),
+        model=model,
+        data=DataFacts(
+            spec=data.spec,
+            split=data.split,
+            n=len(data),
+            classes=data.classes,
+            sha256=data.sha256,
+        ),
+        about=about or About(),
+        seed=seed,
+        environment=current_environment(
+            device, dtype=torch.float32, width=found.width, reproducible=not random
+        ),
+        verdict=Headline(
+            metric="robust_accuracy",
+            value=robust.value,
+            low=robust.low,
+            high=robust.high,
+            n=len(data),
+            worse="lower",
+        ),
+        controls=(),
+        flags=tuple(flags),
+        cost=result.cost,
+        diagnostics={
+            "guards": {"forward": found.passes.forward, "backward": found.passes.backward}
+        },
+        clean_accuracy=result.clean,
+        robust_accuracy=robust,
+        accuracies=Accuracies(direct=robust, surrogate=None, worst=robust),
+        violations=result.violations,
+        attacks=result.attacks,
+        skipped=tuple(skipped),
+        examples=result.examples,
+    )

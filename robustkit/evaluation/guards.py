@@ -1,0 +1,200 @@
+"""Checks before a run: do model and data fit, and can the answers be attacked as they are?"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustkit.data import LabelledImages
+from robustkit.errors import BadInput, RobustkitError
+from robustkit.passes import Passes, widest
+from robustkit.randomness import Streams
+from robustkit.report import Flag
+from robustkit.report.parts import Severity
+from robustkit.threat_models import Access, Meter, ThreatModel
+
+# More rows than this bring no speed, only padding when few examples are left.
+_ROWS = {"cpu": 64, "cuda": 512}
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the checks found.
+
+    Attributes:
+        classes: How many classes the model knows.
+        width: Rows in which the model can be run.
+        flags: What the reader of the report should know.
+        passes: What the checks cost; not part of the evaluation's cost.
+    """
+
+    classes: int
+    width: int
+    flags: list[Flag]
+    passes: Passes
+
+
+def inspect(
+    model: nn.Module,
+    data: LabelledImages,
+    threat: ThreatModel,
+    *,
+    device: torch.device,
+    seed: int,
+    width: int | None,
+) -> Inspection:
+    """Run the model on the first examples and look at its answers and gradients.
+
+    Args:
+        model: In eval mode, parameters frozen.
+        data: The examples.
+        threat: The adversary.
+        device: Where the model is.
+        seed: Of a random model's draws.
+        width: Rows in which the model shall be run; None for the largest that fits, at most 64 on a
+            CPU and 512 on a GPU.
+
+    Raises:
+        BadInput: The model and the data do not fit, or the model is not in float32.
+        DeviceLost: Not one example fits into memory.
+    """
+    _check_dtype(model)
+    probe = _Probe(model, data, device, seed)
+    probe.run(1)
+    wished = width or _fitting(probe, min(len(data), _ROWS.get(device.type, 64)))
+    fits = widest(probe.run, wished)
+    classes = probe.first.shape[1]
+    worst = int(data.labels.max())
+    if worst >= classes:
+        raise BadInput(
+            f"The data has the label {worst}, but the model answers {classes} classes (0 to "
+            f"{classes - 1}). Give a model and data that belong together."
+        )
+    flags = [*_answer_flags(probe.first, probe.second), *_gradient_flags(probe.gradient, threat)]
+    return Inspection(classes, fits, flags, probe.passes)
+
+
+class _Probe:
+    """Asks the model twice about the first examples and takes one gradient."""
+
+    first: Tensor
+    second: Tensor
+    gradient: Tensor
+
+    def __init__(
+        self, model: nn.Module, data: LabelledImages, device: torch.device, seed: int
+    ) -> None:
+        self.model = model
+        self.passes = Passes()
+        self._data = data
+        self._device = device
+        self._seed = seed
+
+    def rows(self, count: int) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(min(len(self._data), count))
+        return self._data.inputs(rows).to(self._device), rows.to(self._device)
+
+    def run(self, width: int) -> None:
+        inputs, payers = self.rows(width)
+        ids = self._data.ids[: len(inputs)].to(self._device)
+        streams = Streams.of(seed=self._seed, ids=ids, purpose="guards")
+        meter = Meter(self.model, streams, width=width)
+        variable = inputs.clone().requires_grad_()
+        answered = self._ask(meter, variable, payers)
+        labels = self._data.labels[: len(inputs)].to(self._device).clamp_max(answered.shape[1] - 1)
+        self.gradient = torch.zeros_like(inputs)
+        if answered.requires_grad:
+            loss = F.cross_entropy(answered, labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, variable, allow_unused=True)
+            self.gradient = self.gradient if gradient is None else gradient
+        self.first = answered.detach()
+        with torch.no_grad():
+            self.second = self._ask(meter, inputs, payers)
+        self.passes += meter.ledger.passes
+
+    def _ask(self, meter: Meter, inputs: Tensor, payers: Tensor) -> Tensor:
+        try:
+            return meter.ask(inputs, payers).logits
+        except (torch.OutOfMemoryError, RobustkitError):
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            shape = " x ".join(str(side) for side in inputs.shape[1:])
+            raise BadInput(
+                f"The model cannot take images of {shape} (channels x height x width): {error} "
+                "Give data of the size the model was made for."
+            ) from error
+
+
+def _check_dtype(model: nn.Module) -> None:
+    wrong = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if wrong:
+        found = ", ".join(sorted(str(dtype) for dtype in wrong))
+        raise BadInput(
+            f"The model's parameters are {found}; verdicts are made in float32. Convert it: "
+            f"model.float()."
+        )
+
+
+def _answer_flags(logits: Tensor, again: Tensor) -> list[Flag]:
+    flags = []
+    if not bool(logits.isfinite().all()):
+        flags.append(
+            _flag("non-finite-logits", "warn", "The model answers NaN or infinity to clean images.")
+        )
+    sums = logits.sum(1)
+    if bool(((logits >= 0) & (logits <= 1)).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        text = (
+            "The model seems to answer probabilities. Attacks need logits: leave the softmax out."
+        )
+        flags.append(_flag("probabilities", "warn", text))
+    if not torch.equal(logits, again):
+        text = "The model answers the same images differently: its score is one draw among many."
+        flags.append(_flag("random-forward", "warn", text))
+    return flags
+
+
+def _gradient_flags(gradient: Tensor, threat: ThreatModel) -> list[Flag]:
+    if threat.access < Access.GRADIENT:
+        return []
+    if not bool(gradient.isfinite().all()):
+        text = "Gradients are NaN or infinite on clean images: gradient attacks cannot be believed."
+        return [_flag("non-finite-gradient", "void", text)]
+    dead = int((gradient.flatten(1) == 0).all(1).sum())
+    if dead:
+        text = (
+            f"The cross-entropy has no gradient on {dead} of {len(gradient)} clean images: "
+            "gradient attacks are blind there."
+        )
+        return [_flag("zero-gradient", "warn", text)]
+    return []
+
+
+def _flag(name: str, severity: Severity, message: str) -> Flag:
+    return Flag(id=name, severity=severity, message=message)
+
+
+def _fitting(probe: _Probe, width: int) -> int:
+    """Halve the width until what a pass keeps for its gradient fits into a quarter of the memory.
+
+    A CPU does not say that memory is short; the system ends the process instead.
+    """
+    kept = 0
+    known = {tensor.data_ptr() for tensor in (*probe.model.parameters(), *probe.model.buffers())}
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        if tensor.data_ptr() not in known:
+            kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    row, _ = probe.rows(1)
+    if row.device.type != "cpu":
+        return width
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        probe.model(row.requires_grad_())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    while width > 1 and width * kept > memory / 4:
+        width //= 2
+    return width

@@ -1,0 +1,211 @@
+"""What a run has found so far, on disk: append-only, so that nothing is lost when it is stopped.
+
+A folder holds `run.json` (what the run is), `records.jsonl` (one line per group of examples that
+has finished an attack) and `points.bin` (the changed images that lines refer to). A line is written
+after the images it refers to; what a killed process left half-written is cut off when the run goes
+on.
+"""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from torch import Tensor
+
+from robustkit.errors import BadInput, CannotWrite, CorruptFile
+from robustkit.report import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Some examples that have finished one stage of the run.
+
+    Attributes:
+        stage: -1 for the clean pass, otherwise the attack's number in the plan.
+        rows: Positions of the examples in the data.
+        labels: What the model answered to the clean, or the changed, images.
+        targets: Wanted labels, from the clean pass of a targeted run.
+        outcome: After an attack: `broken`, `robust`, `violation` or `not_started`.
+        distance: How far the returned image was changed; None where it means nothing.
+        queries: Queries spent; None where foreign code cannot tell.
+        points: Where in `points.bin` the changed image lies, in images; None if it was not kept.
+        forward: Forward passes of the search, or of the clean pass.
+        backward: Backward passes of the search.
+        rows_run: Rows the hardware worked on, judging included.
+        seconds: Wall time since the group before.
+    """
+
+    stage: int
+    rows: list[int]
+    labels: list[int]
+    forward: int
+    rows_run: int
+    seconds: float
+    backward: int = 0
+    targets: list[int] | None = None
+    outcome: list[str] | None = None
+    distance: list[float | None] | None = None
+    queries: list[int | None] | None = None
+    points: list[int | None] | None = None
+
+
+class Records:
+    """The groups of a run, in memory and, if it has a folder, on disk."""
+
+    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
+        """Args: where to keep the records (None: memory only), and what the run is."""
+        self.folder = folder
+        self.identity = dict(identity)
+        self.groups: list[Group] = []
+        self.kept = 0
+        self._lines: BinaryIO | None = None
+        self._points: BinaryIO | None = None
+
+    @classmethod
+    def begin(cls, folder: Path | None, identity: Mapping[str, Any], *, resume: bool) -> Self:
+        """Start a run's records, or go on with them.
+
+        Raises:
+            BadInput: The folder holds another run, or this one and `resume` was not asked for, or
+            it
+                cannot be written.
+            CorruptFile: The records were damaged by something other than an interruption.
+        """
+        records = cls(folder, identity)
+        if folder is None:
+            return records
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            header = folder / "run.json"
+            if header.exists():
+                records._check(header, resume=resume)
+                records._recover()
+            else:
+                write_atomically(header, json.dumps(records.identity, indent=1))
+            records._lines = (folder / "records.jsonl").open("ab")
+            records._points = (folder / "points.bin").open("ab")
+        return records
+
+    @staticmethod
+    def width(folder: Path) -> int | None:
+        """The batch width of the run in a folder; None if there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            width = json.loads((folder / "run.json").read_bytes()).get("batch size")
+            return width if isinstance(width, int) and width > 0 else None
+        return None
+
+    def _check(self, header: Path, *, resume: bool) -> None:
+        try:
+            found = json.loads(header.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CorruptFile(
+                f"{str(header)!r} is damaged: {error}. Choose another --out."
+            ) from error
+        different = [key for key in self.identity if found.get(key) != self.identity[key]]
+        if different:
+            raise BadInput(
+                f"{str(header.parent)!r} holds another run: it differs in {', '.join(different)}. "
+                "Choose another --out, or give the same arguments as that run."
+            )
+        if not resume:
+            raise BadInput(
+                f"{str(header.parent)!r} holds this run already. "
+                "Add --resume to go on with it, or choose another --out."
+            )
+
+    def _recover(self) -> None:
+        """Read the groups that are whole; cut off what was being written at the end."""
+        lines = self._file("records.jsonl")
+        whole = 0
+        content = lines.read_bytes() if lines.exists() else b""
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self.groups.append(Group(**json.loads(line)))
+            except (TypeError, ValueError) as error:
+                raise CorruptFile(f"{str(lines)!r}, line {number} is damaged: {error}.") from error
+            whole += len(line)
+        if content:
+            os.truncate(lines, whole)
+        used = [point for group in self.groups for point in group.points or [] if point is not None]
+        self.kept = max(used, default=-1) + 1
+        points = self._file("points.bin")
+        size = self.kept * self._point_bytes
+        if points.exists() or size:
+            if not points.exists() or points.stat().st_size < size:
+                raise CorruptFile(
+                    f"{str(points)!r} is shorter than the records say. Choose another --out."
+                )
+            os.truncate(points, size)
+
+    @property
+    def _point_bytes(self) -> int:
+        return int(np.prod(self.identity["shape"])) * 4
+
+    def _file(self, name: str) -> Path:
+        return (self.folder or Path()) / name
+
+    def keep(self, points: Tensor) -> list[int | None]:
+        """Keep (N, C, H, W) changed images and say where, before the `add` that refers to them.
+
+        Without a folder nothing is kept, so that memory does not grow with the number of examples.
+        """
+        if self._points is None:
+            return [None] * len(points)
+        with _writing(self._file("points.bin")):
+            self._points.write(points.detach().cpu().contiguous().numpy().tobytes())
+            self._points.flush()
+            os.fsync(self._points.fileno())
+        self.kept += len(points)
+        return list(range(self.kept - len(points), self.kept))
+
+    def add(self, group: Group) -> None:
+        """Record a group of examples that has finished a stage."""
+        if self._lines is not None:
+            with _writing(self._file("records.jsonl")):
+                self._lines.write(json.dumps(asdict(group)).encode() + b"\n")
+                self._lines.flush()
+                os.fsync(self._lines.fileno())
+        self.groups.append(group)
+
+    def stage(self, number: int) -> list[Group]:
+        """The groups that have finished a stage."""
+        return [group for group in self.groups if group.stage == number]
+
+    def points(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(M, C, H, W) float32, every kept image, memory-mapped."""
+        shape = (self.kept, *self.identity["shape"])
+        if not self.kept:
+            return np.empty(shape, np.float32)
+        return np.memmap(self._file("points.bin"), np.float32, mode="r", shape=shape)
+
+    def close(self) -> None:
+        """Close the files; everything recorded is on disk already."""
+        for file in (self._lines, self._points):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise BadInput(f"No permission to write {str(path)!r}. Choose another --out.") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"{str(path)!r} is not a folder. Choose another --out.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CannotWrite(
+                f"The disk is full: {str(path)!r} could not be written. What was recorded is kept; "
+                "free some space and run the same command with --resume."
+            ) from error
+        raise
