@@ -44,7 +44,8 @@ def write_artifacts(
     }
     write_atomically(folder / "examples.safetensors", _safetensors(arrays))
     shown = sorted(kept, key=lambda found: found[1])[:PICTURES]
-    write_html(report, [_picture(report, data, points, *found) for found in shown], folder)
+    pictures = [_picture(report, data, points, *found) for found in shown]
+    write_html(report, folder / "report.html", pictures)
     # Last: whoever finds a report finds all that belongs to it.
     write(report, folder)
 
