@@ -175,7 +175,8 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         """Take in what was seen at the proposed points.
 
         Returns:
-            (N,) bool: the rows that are finished; their result is what `propose` gives next.
+            (N,) bool: the rows that are finished; their result is what `propose` gives next. That
+            point is not tried before another attempt starts: `update` must have seen it then.
         """
 
     def run(
@@ -192,11 +193,12 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         index = torch.arange(len(inputs), device=inputs.device)
         everything = Rows.first(inputs, objective, streams, index, allowed)
         changed = inputs.clone()
+        index = index[~_penniless(view, index)]
         taken = 0
 
         def source(room: int) -> Rows | None:
             nonlocal taken
-            start, taken = taken, min(taken + room, len(inputs))
+            start, taken = taken, min(taken + room, len(index))
             return take_rows(everything, index[start:taken]) if start < taken else None
 
         for found in search(
@@ -239,21 +241,27 @@ def search(
             depend on which examples share a batch.
 
     Yields:
-        Examples as they leave: at the first success, or after the last step of the last attempt.
+        Examples as they leave: at the first success, after the last step of the last attempt, or
+        when they cannot pay for another query.
+
+    Raises:
+        DoesNotFit: No gradient comes back from the model.
     """
     state = _refilled(attack, [], source, width, pad=pad)
     while state is not None:
         inputs = attack.propose(state).detach().requires_grad_()
         output = view.answer(inputs, state.rows.index)
-        (gradient,) = torch.autograd.grad(attack.gain(state, output.logits).sum(), inputs)
+        gradient = _gradient(attack.gain(state, output.logits), inputs)
         with torch.no_grad():
             reached = state.rows.objective.reached(output)
             done = attack.update(state, output.logits.detach(), gradient)
             present = state.rows.index >= 0
-            leaving = (reached | done) & present
+            broke = _penniless(view, state.rows.index)
+            leaving = (reached | done | broke) & present
             if not bool(leaving.any()):
                 continue
-            again = leaving & ~reached & (state.rows.attempt + 1 < attack.attempts)
+            over = reached | broke | (state.rows.attempt + 1 >= attack.attempts)
+            again = leaving & ~over
             out = (leaving & ~again).nonzero()[:, 0]
             if len(out):
                 points = torch.where(
@@ -264,6 +272,27 @@ def search(
             retries = [take_rows(state.rows, rows).next_attempt() for rows in _where(again)]
             going_on += [attack.begin(rows) for rows in retries]
             state = _refilled(attack, going_on, source, width, pad=pad)
+
+
+def _gradient(gain: Tensor, inputs: Tensor) -> Tensor:
+    gradient = None
+    if gain.requires_grad:
+        (gradient,) = torch.autograd.grad(gain.sum(), inputs, allow_unused=True)
+    if gradient is None:
+        raise DoesNotFit(
+            "The model's answer carries no gradient back to its input. Use an attack that needs "
+            "score or decision access only, or a model that can be differentiated."
+        )
+    # One NaN would spread over the image; a value without a slope is not stepped on.
+    return gradient.nan_to_num(nan=0.0)
+
+
+def _penniless(view: Decisions, index: Tensor) -> Tensor:
+    """(N,) bool: the victims that can pay for no further query."""
+    left = view.remaining
+    if left is None:
+        return torch.zeros_like(index, dtype=torch.bool)
+    return left[index.clamp_min(0)] < 1
 
 
 def _refilled(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
-from robustkit.attacks.steps import linear_maximum_l1, steepest
+from robustkit.attacks.steps import linear_maximum_l1, reach, steepest
 from robustkit.errors import BadInput
 
 
@@ -38,7 +38,9 @@ class _OneStep(Stepwise[_State]):
         if allowed.norm == "l1":
             change = linear_maximum_l1(gradient, state.point, allowed)
         else:
-            change = allowed.radius * steepest(gradient, state.point, allowed, sparsity=1.0)
+            change = reach(allowed, gradient) * steepest(
+                gradient, state.point, allowed, sparsity=1.0
+            )
         state.point = allowed.project(state.rows.clean, state.point + change)
         return torch.ones_like(state.rows.index, dtype=torch.bool)
 

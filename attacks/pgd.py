@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
-from robustkit.attacks.steps import steepest
+from robustkit.attacks.steps import reach, steepest
 from robustkit.errors import BadInput
 
 
@@ -29,7 +29,8 @@ class PGD(Stepwise[_State]):
     point.
 
     Attributes:
-        steps: Gradients per attempt.
+        steps: Steps per attempt, each for one gradient. An attempt that another one follows takes
+            one pass more, to see where its last step led.
         step_size: Length of a step in units of the radius; by default 2.5 / steps.
         loss: `cross-entropy`, `margin` or `dlr`.
         random_start: Start at a random point of the ball instead of the clean image.
@@ -106,11 +107,12 @@ class PGD(Stepwise[_State]):
         """One step along the steepest direction, projected back."""
         allowed = state.rows.allowed
         if self.momentum:
-            scale = gradient.abs().flatten(1).mean(1, dtype=torch.float64).clamp_min(1e-30)
-            unit = gradient / scale.to(gradient.dtype).reshape(-1, 1, 1, 1)
+            scale = gradient.abs().flatten(1).mean(1, dtype=torch.float64).clamp_min(1e-300)
+            unit = (gradient / scale.reshape(-1, 1, 1, 1)).to(gradient.dtype)
             gradient = state.velocity = self.momentum * state.velocity + unit
-        length = allowed.radius * (self.step_size or 2.5 / self.steps)
+        length = reach(allowed, gradient) * (self.step_size or 2.5 / self.steps)
         direction = steepest(gradient, state.point, allowed, sparsity=self.sparsity)
         state.point = allowed.project(state.rows.clean, state.point + length * direction)
         state.step = state.step + 1
-        return state.step >= self.steps
+        another = state.rows.attempt + 1 < self.restarts
+        return state.step >= self.steps + another.to(state.step.dtype)

@@ -24,9 +24,22 @@ def steepest(
     if allowed.norm == "linf":
         return gradient.sign()
     if allowed.norm == "l2":
-        length = lengths(gradient).clamp_min(1e-30).to(gradient.dtype)
-        return gradient / length.reshape(-1, *[1] * (gradient.ndim - 1))
+        # In float64: a very confident model has a tiny gradient, which has a direction all the same.
+        length = lengths(gradient).clamp_min(1e-300).reshape(-1, *[1] * (gradient.ndim - 1))
+        return (gradient / length).to(gradient.dtype)
     return _sparse(gradient, point, allowed, sparsity)
+
+
+def reach(allowed: PerturbationSet, like: Tensor) -> float:
+    """The radius, or how far the value range lets an input move at all, if that is less.
+
+    Args:
+        allowed: The perturbation set.
+        like: (N, C, H, W), for its size.
+    """
+    size = like.shape[1:].numel()
+    widest = (allowed.high - allowed.low) * {"linf": 1.0, "l2": size**0.5}.get(allowed.norm, size)
+    return min(allowed.radius, widest)
 
 
 def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
