@@ -76,9 +76,15 @@ class Report:
         Infinite numbers become null.
 
         Raises:
-            BadInput: A field holds NaN, or something that is no plain value.
+            BadInput: A field holds NaN, is out of its range, or is no plain value: what `from_json`
+                would refuse is not written.
         """
-        parts = (f"{json.dumps(key)}: {_laid_out(value)}" for key, value in encode(self).items())
+        table = encode(self)
+        try:
+            decode(type(self), table)
+        except CorruptFile as error:
+            raise BadInput(f"This report cannot be written: {error}") from error
+        parts = (f"{json.dumps(key)}: {_laid_out(value)}" for key, value in table.items())
         return "{\n" + ",\n".join(parts) + "\n}\n"
 
     @classmethod

@@ -1,9 +1,9 @@
 """Dataclasses to JSON values and back, checked field by field.
 
 The types of the fields are the whole format: `str`, `int`, `float`, `bool`, `Literal`, `X | None`,
-`tuple[X, ...]`, `Mapping[str, X]`, `object` (any JSON value) and dataclasses of these. In JSON an
-infinite number is null, NaN does not exist, and a field with the metadata `OMITTED_IF_NONE` is left
-out where it is None.
+`tuple[X, ...]`, `Mapping[str, X]`, `object` (any JSON value), dataclasses of these, and any of them
+annotated with the range `Within` which it must lie. In JSON an infinite number is null, NaN does
+not exist, and a field with the metadata `OMITTED_IF_NONE` is left out where it is None.
 """
 
 import dataclasses
@@ -12,11 +12,53 @@ import json
 import math
 import types
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from robustkit.errors import BadInput, CorruptFile
+from robustkit.statistics import Interval
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The range of a field: a number, or both ends of an interval, must lie in it.
+
+    Attributes:
+        low: Smallest allowed value.
+        high: Largest allowed value.
+    """
+
+    low: float
+    high: float = math.inf
+
+    def holds(self, value: Any) -> bool:  # noqa: ANN401 - a number or an interval
+        """Whether a value lies in the range."""
+        ends = (value.low, value.high) if isinstance(value, Interval) else (value, value)
+        return bool(self.low <= ends[0] and ends[1] <= self.high)
+
+    def __str__(self) -> str:
+        """For messages."""
+        if math.isinf(self.high):
+            return f"{self.low:g} or larger"
+        return f"in [{self.low:g}, {self.high:g}]"
+
+
+Count = Annotated[int, Within(0)]
+Amount = Annotated[float, Within(0)]
+Part = Annotated[float, Within(0, 1)]
+Share = Annotated[Interval, Within(0, 1)]
 
 # Metadata of a field that is left out of the JSON where it is None.
 OMITTED_IF_NONE: Mapping[str, bool] = types.MappingProxyType({"omitted_if_none": True})
@@ -90,7 +132,7 @@ def decode(kind: type[T], value: object, path: str = "$") -> T:
             its path.
     """
     table = _object(value, path)
-    known: dict[str, tuple[Any, bool]] = _fields(kind)
+    known: dict[str, tuple[Any, bool]] = _fields(cast("Hashable", kind))
     for name in table:
         if name not in known:
             raise _fault(_at(path, name), f"is unknown; allowed are {', '.join(known)}")
@@ -111,7 +153,7 @@ def decode(kind: type[T], value: object, path: str = "$") -> T:
 @functools.cache
 def _fields(kind: Hashable) -> dict[str, tuple[Any, bool]]:
     """For each field its type and whether JSON must have it."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: (hints[field.name], not field.metadata.get("omitted_if_none"))
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -128,6 +170,9 @@ def _decode(hint: Any, value: object, path: str) -> object:  # noqa: ANN401 - a 
             allowed = ", ".join(map(str, get_args(hint)))
             raise _fault(path, f"is {_short(value)}; allowed: {allowed}")
         return value
+    if origin is Annotated:
+        inner, within = get_args(hint)
+        return _ranged(inner, within, value, path)
     if origin is tuple:
         return tuple(
             _decode(get_args(hint)[0], item, f"{path}[{place}]")
@@ -141,6 +186,13 @@ def _decode(hint: Any, value: object, path: str) -> object:  # noqa: ANN401 - a 
         }
     plain = _PLAIN.get(hint)
     return decode(hint, value, path) if plain is None else plain(value, path)
+
+
+def _ranged(inner: Any, within: Within, value: object, path: str) -> object:  # noqa: ANN401
+    found = _decode(inner, value, path)
+    if not within.holds(found):
+        raise _fault(path, f"is {_short(value)}; it must be {within}")
+    return found
 
 
 def _object(value: object, path: str) -> dict[str, object]:
@@ -166,7 +218,7 @@ def _text(value: object, path: str) -> str:
 def _whole(value: object, path: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _fault(path, f"is {_short(value)}; expected a whole number")
-    if abs(value) > 2**63:
+    if abs(value) > 2**64:
         raise _fault(path, "is too large a whole number")
     return value
 

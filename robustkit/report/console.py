@@ -149,8 +149,7 @@ def _flags(report: Report, console: Console, safe: Callable[[str], str]) -> None
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for flag in report.flags:
-        message = Text(safe(flag.id), "bold")
-        message.append(f"  {safe(flag.message)}", "not bold")
+        message = Text.assemble((safe(flag.id), "bold"), f"  {safe(flag.message)}")
         grid.add_row(Text(flag.severity, _STYLES[flag.severity]), message)
     console.print(Text("Flags", "bold"))
     console.print(Padding(grid, (0, 0, 0, 2)))

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from robustkit.errors import BadInput
 from robustkit.report.base import Report
-from robustkit.report.codec import OMITTED_IF_NONE
-from robustkit.report.parts import at_least_zero
-from robustkit.statistics import Interval
+from robustkit.report.codec import OMITTED_IF_NONE, Amount, Count, Part, Share, Within
 
 Status = Literal["robust", "broken", "misclassified", "violation", "not_started"]
 
@@ -25,9 +23,9 @@ class Accuracies:
         worst: Against all of them together.
     """
 
-    direct: Interval
-    surrogate: Interval | None
-    worst: Interval
+    direct: Share
+    surrogate: Share | None
+    worst: Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +48,16 @@ class AttackRow:
     name: str
     options: Mapping[str, object]
     through: str
-    examples_in: int
-    broken: int
-    violations: int
-    forward: int
-    backward: int
-    queries: int
-    seconds: float
+    examples_in: Count
+    broken: Count
+    violations: Count
+    forward: Count
+    backward: Count
+    queries: Count
+    seconds: Amount
 
     def __post_init__(self) -> None:
-        """Refuse impossible counts and an unknown way to the model."""
-        counts = ("examples_in", "broken", "violations", "forward", "backward", "queries")
-        at_least_zero(self, *counts, "seconds")
+        """Refuse counts that do not agree and an unknown way to the model."""
         if self.broken + self.violations > self.examples_in:
             raise BadInput(
                 f"broken and violations are {self.broken} and {self.violations} of "
@@ -97,10 +93,10 @@ class Draws:
         all: Share of examples that every draw answers rightly.
     """
 
-    count: int
-    mean: Interval
-    majority: Interval
-    all: Interval
+    count: Count
+    mean: Share
+    majority: Share
+    all: Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +108,8 @@ class PassesPoint:
         robust: Share of examples still standing.
     """
 
-    passes: float
-    robust: float
+    passes: Amount
+    robust: Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,8 +121,8 @@ class EpsPoint:
         robust: Share of examples that stand.
     """
 
-    eps: float
-    robust: float
+    eps: Amount
+    robust: Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,11 +137,11 @@ class QueriesPoint:
         success: Share of examples broken within the radius.
     """
 
-    queries: int
-    median: float | None
-    q25: float | None
-    q75: float | None
-    success: float
+    queries: Count
+    median: Amount | None
+    q25: Amount | None
+    q75: Amount | None
+    success: Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,19 +175,16 @@ class ExampleRow:
         queries: Answers seen until then; None where not applicable.
     """
 
-    id: int
-    label: int
-    clean_label: int
+    id: Count
+    label: Count
+    clean_label: Annotated[int, Within(-1)]
     status: Status
     attack: str | None
-    distance: float | None
-    queries: int | None
+    distance: Amount | None
+    queries: Count | None
 
     def __post_init__(self) -> None:
-        """Refuse a break that nobody made and impossible counts."""
-        at_least_zero(self, "id", "label", "distance", "queries")
-        if self.clean_label < -1:
-            raise BadInput(f"clean_label is {self.clean_label}; it must be -1 or a class")
+        """Refuse a break that nobody made."""
         if self.status == "broken" and self.attack is None:
             raise BadInput("the example is broken, and no attack is named")
 
@@ -218,10 +211,10 @@ class EvasionReport(Report):
     """
 
     scenario: Literal["evasion"] = "evasion"
-    clean_accuracy: Interval
-    robust_accuracy: Interval
+    clean_accuracy: Share
+    robust_accuracy: Share
     accuracies: Accuracies
-    violations: int
+    violations: Count
     attacks: tuple[AttackRow, ...]
     skipped: tuple[Skipped, ...]
     draws: Draws | None = None
@@ -230,7 +223,6 @@ class EvasionReport(Report):
 
     def __post_init__(self) -> None:
         """Refuse a report whose numbers are about different examples."""
-        at_least_zero(self, "violations")
         n = self.data.n
         if not n == self.verdict.n == len(self.examples):
             raise BadInput(

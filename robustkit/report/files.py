@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from robustkit.errors import BadInput, CannotWrite
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
     """Write a file under a temporary name beside it, then rename it.
 
     Readers see the old content or the new, never a part; after a crash the new content is on the
@@ -15,18 +16,20 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     Args:
         path: Where to write; what is there is replaced.
-        content: Text is written as UTF-8.
+        content: Text is written as UTF-8, pieces one after the other.
 
     Raises:
         BadInput: Writing there is not allowed, or something else is in the way.
         CannotWrite: The disk is full or failed; what was there before is intact.
     """
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode()
+    pieces = (content,) if isinstance(content, bytes) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(temporary, data)
+            _write(temporary, pieces)
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):
@@ -43,8 +46,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         ) from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
     with path.open("wb") as stream:
-        stream.write(data)
+        for piece in pieces:
+            stream.write(piece)
         stream.flush()
         os.fsync(stream.fileno())

@@ -4,14 +4,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from robustkit.errors import BadInput, CorruptFile, MissingFile
-from robustkit.report.codec import decode
+from robustkit.report.codec import Amount, Count, Part, decode
 
 if TYPE_CHECKING:
     from robustkit.threat_models import PerturbationSet, ThreatModel
 
+Stage = Literal["inference", "training", "release"]
+Access = Literal["decision", "score", "gradient"]
 Severity = Literal["info", "warn", "void", "unlisted"]
 
 
@@ -28,7 +30,7 @@ class PerturbationFacts:
     """
 
     norm: str
-    radius: float | None
+    radius: Amount | None
     low: float
     high: float
     options: Mapping[str, object]
@@ -63,12 +65,12 @@ class ThreatFacts:
     """
 
     name: str
-    stage: str
+    stage: Stage
     goal: str
-    access: str
+    access: Access
     perturbation: PerturbationFacts | None
-    queries: int | None
-    poison_rate: float | None
+    queries: Count | None
+    poison_rate: Part | None
     may_relabel: bool
 
     @classmethod
@@ -81,7 +83,7 @@ class ThreatFacts:
             name=threat.name,
             stage=threat.stage.value,
             goal=goal.name if detail is None else f"{goal.name}:{detail}",
-            access=str(threat.access),
+            access=cast("Access", str(threat.access)),
             perturbation=None if allowed is None else PerturbationFacts.of(allowed),
             queries=threat.budget.queries,
             poison_rate=threat.budget.poison_rate,
@@ -102,12 +104,8 @@ class ModelFacts:
 
     spec: str
     sha256: str | None
-    parameters: int | None
-    classes: int
-
-    def __post_init__(self) -> None:
-        """Refuse impossible counts."""
-        at_least_zero(self, "parameters", "classes")
+    parameters: Count | None
+    classes: Count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,13 +122,9 @@ class DataFacts:
 
     spec: str
     split: str
-    n: int
-    classes: int
+    n: Count
+    classes: Count
     sha256: str
-
-    def __post_init__(self) -> None:
-        """Refuse impossible counts."""
-        at_least_zero(self, "n", "classes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,8 +168,8 @@ class Environment:
     device: str
     device_name: str
     dtype: str
-    width: int | None
-    threads: int
+    width: Count | None
+    threads: Count
     reproducible: bool
 
 
@@ -196,12 +190,11 @@ class Headline:
     value: float
     low: float
     high: float
-    n: int
+    n: Count
     worse: Literal["higher", "lower"]
 
     def __post_init__(self) -> None:
         """Refuse an interval without its value."""
-        at_least_zero(self, "n")
         if not self.low <= self.value <= self.high:
             raise BadInput(f"{self.value} lies outside its interval [{self.low}, {self.high}]")
 
@@ -254,26 +247,10 @@ class Cost:
         seconds: Time on the clock.
     """
 
-    forward: int
-    backward: int
-    rows_run: int
-    seconds: float
-
-    def __post_init__(self) -> None:
-        """Refuse negative cost."""
-        at_least_zero(self, "forward", "backward", "rows_run", "seconds")
-
-
-def at_least_zero(part: object, *names: str) -> None:
-    """Refuse fields below zero; None passes.
-
-    Raises:
-        BadInput: One is.
-    """
-    for name in names:
-        value = getattr(part, name)
-        if value is not None and value < 0:
-            raise BadInput(f"{name} is {value}; it must be 0 or larger")
+    forward: Count
+    backward: Count
+    rows_run: Count
+    seconds: Amount
 
 
 def read_about(path: Path) -> About:

@@ -51,15 +51,17 @@ def printable(text: str) -> str:
         >>> printable("a\nb\x1b[31m")
         'a b\\x1b[31m'
     """
-    return "".join(map(_visible, " ".join(text.split())))
+    return "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
+    if character.isspace():
+        return " "
     if unicodedata.category(character) not in _UNPRINTABLE:
         return character
-    return character.encode("ascii", "backslashreplace").decode() if ord(character) > 127 else (
-        f"\\x{ord(character):02x}"
-    )
+    if character.isascii():
+        return f"\\x{ord(character):02x}"
+    return character.encode("ascii", "backslashreplace").decode()
 
 
 def metric(name: str) -> str:
@@ -121,8 +123,13 @@ def threat(facts: ThreatFacts) -> str:
 def _change(allowed: PerturbationFacts) -> str:
     sides = {side: allowed.options.get(side, "?") for side in ("height", "width")}
     radius = "any number" if allowed.radius is None else number(allowed.radius)
-    words = _CHANGES.get(allowed.norm, f"What it may change: {allowed.norm}, up to {{radius}}")
-    return f"{words.format(radius=radius, **sides)}, within [{allowed.low:g}, {allowed.high:g}]."
+    # Only our own words are templates: a stranger's would reach into the values.
+    words = (
+        _CHANGES[allowed.norm].format(radius=radius, **sides)
+        if allowed.norm in _CHANGES
+        else f"What it may change: {allowed.norm}, up to {radius}"
+    )
+    return f"{words}, within [{allowed.low:g}, {allowed.high:g}]."
 
 
 def left(report: EvasionReport) -> list[tuple[AttackRow, float]]:
