@@ -1,5 +1,7 @@
 """Directions in which a small step raises a linear function most, by norm."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def steepest(
     if allowed.norm == "linf":
         return gradient.sign()
     if allowed.norm == "l2":
-        # In float64: a very confident model has a tiny gradient, which has a direction all the same.
+        # In float64: the tiny gradient of a very confident model has a direction all the same.
         length = lengths(gradient).clamp_min(1e-300).reshape(-1, *[1] * (gradient.ndim - 1))
         return (gradient / length).to(gradient.dtype)
     return _sparse(gradient, point, allowed, sparsity)
@@ -38,8 +40,8 @@ def reach(allowed: PerturbationSet, like: Tensor) -> float:
         like: (N, C, H, W), for its size.
     """
     size = like.shape[1:].numel()
-    widest = (allowed.high - allowed.low) * {"linf": 1.0, "l2": size**0.5}.get(allowed.norm, size)
-    return min(allowed.radius, widest)
+    sides = {"linf": 1.0, "l2": math.sqrt(size)}.get(allowed.norm, size)
+    return min(allowed.radius, (allowed.high - allowed.low) * sides)
 
 
 def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
