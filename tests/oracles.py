@@ -193,7 +193,7 @@ class Counting(nn.Module):
         self.widths.append(len(inputs))
         logits: Tensor = self.model(inputs)
         if logits.requires_grad:
-            logits.register_hook(self._count)
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
 
     def _count(self, gradient: Tensor) -> None:

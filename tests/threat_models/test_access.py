@@ -131,10 +131,9 @@ def test_every_query_is_charged_to_who_pays(rows: list[int], width: int | None) 
     real = index >= 0
     torch.testing.assert_close(logits[real], problem.model(inputs)[real])
     if bool(real.any()):
-        logits[real].sum().backward()
-        assert inputs.grad is not None
-        assert bool((inputs.grad[real] != 0).all())
-        assert bool((inputs.grad[~real] == 0).all())
+        (gradient,) = torch.autograd.grad(logits[real].sum(), inputs)
+        assert bool((gradient[real] != 0).all())
+        assert bool((gradient[~real] == 0).all())
 
 
 @pytest.mark.parametrize("width", [None, 1, 2, 3, 100])
@@ -235,7 +234,7 @@ def test_foreign_code_pays_from_its_only_victim_or_from_a_common_bill() -> None:
     assert view.spent.tolist() == [0, 0, 12, 0]
     assert account.ledger.attributed
     inputs = problem.clean.clone().requires_grad_()
-    view.module(inputs).sum().backward()
+    torch.autograd.grad(view.module(inputs).sum(), inputs)
     assert view.spent.tolist() == [0, 0, 12, 0]
     assert not account.ledger.attributed
     assert (account.ledger.passes.forward, account.ledger.passes.backward) == (16, 4)
@@ -349,7 +348,7 @@ def test_random_models_under_foreign_code_draw_anew_in_every_call() -> None:
     module(problem.clean)
     module(problem.clean)
     drawn = torch.cat(noisy.drawn)
-    assert len(drawn.unique()) == 8
+    assert len(set(drawn.tolist())) == 8
 
 
 def test_two_random_searches_from_the_same_streams_agree() -> None:

@@ -164,7 +164,7 @@ def test_random_targets_are_wrong_and_uniform_and_the_example_s_own() -> None:
 def test_two_classes_leave_one_target() -> None:
     labels = torch.tensor([0, 1])
     for selection in ("random", "least-likely", "second"):
-        goal = Targeted(selection)  # type: ignore[arg-type]
+        goal = Targeted(selection)
         assert targets(goal, labels, torch.rand(2, 2)).tolist() == [1, 0]
 
 

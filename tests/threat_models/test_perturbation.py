@@ -32,7 +32,8 @@ def grey(shape: tuple[int, ...] = (2, 3, 4, 6), device: torch.device | str = "cp
 def moved(norm: Norm, length: float, size: int = 72) -> Tensor:
     """(1, 3, 4, 6): grey, changed by exactly `length` in the norm, spread over all values."""
     share = {"linf": 1.0, "l2": size**-0.5, "l1": 1 / size, "l0": math.nan}[norm]
-    return (grey((1, 3, 4, 6)).double() + share * length).float()
+    changed: Tensor = (grey((1, 3, 4, 6)).double() + share * length).float()
+    return changed
 
 
 @every_set

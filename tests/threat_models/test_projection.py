@@ -118,7 +118,8 @@ def bisected_l1(wanted: np.ndarray, room: np.ndarray, radius: float) -> np.ndarr
     """The l1-ball-and-box projection by bisection on the threshold."""
 
     def moved(threshold: float) -> np.ndarray:
-        return np.minimum(np.maximum(np.abs(wanted) - threshold, 0), room)
+        moved_by: np.ndarray = np.minimum(np.maximum(np.abs(wanted) - threshold, 0), room)
+        return moved_by
 
     low, high = 0.0, float(np.abs(wanted).max(initial=0.0))
     if moved(0.0).sum() <= radius:
@@ -129,7 +130,8 @@ def bisected_l1(wanted: np.ndarray, room: np.ndarray, radius: float) -> np.ndarr
             low = middle
         else:
             high = middle
-    return np.sign(wanted) * moved(high)
+    projected: np.ndarray = np.sign(wanted) * moved(high)
+    return projected
 
 
 @given(
