@@ -24,7 +24,7 @@ class Known:
             no norm defines.
         goals: Goals it can pursue.
         minimises: It looks for the smallest change; otherwise for success within a radius.
-        starts: It can start from another image.
+        starts: It needs a point to start from that already reaches the goal.
         unit_range: It works in the value range [0, 1] only.
         never: Why it cannot be run under a threat model at all; empty if it can.
     """
@@ -55,9 +55,14 @@ def _descents() -> Iterator[tuple[str, Known]]:
             Known(access=Access.GRADIENT, norms=(norm,), goals=("untargeted",)),
         )
     for prefix, norm in (*norms, ("L0", "l0")):
-        minimal = Known(access=Access.GRADIENT, norms=(norm,), minimises=True, starts=True)
-        yield f"{'LInf' if prefix == 'Linf' else prefix}FMNAttack", minimal
-        yield f"{'Linfinity' if prefix == 'Linf' else prefix}BrendelBethgeAttack", minimal
+        yield (
+            f"{'LInf' if prefix == 'Linf' else prefix}FMNAttack",
+            Known(access=Access.GRADIENT, norms=(norm,), minimises=True),
+        )
+        yield (
+            f"{'Linfinity' if prefix == 'Linf' else prefix}BrendelBethgeAttack",
+            Known(access=Access.GRADIENT, norms=(norm,), minimises=True, starts=True),
+        )
 
 
 def _noises() -> Iterator[tuple[str, Known]]:

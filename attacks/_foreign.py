@@ -127,10 +127,10 @@ class ForeignAttack(EvasionAttack[ViewT]):
         module = Questions(view)
         seed = _seed(streams, 0)
         with tolerant(module), quarantine(seed, clean.device):
-            points, _ = self.search(
+            points, success = self.search(
                 module, clean.clone(), objective, allowed, starts=None, seed=seed
             )
-            return self._settled(clean, points, allowed)
+            return self._settled(clean, points, success, allowed)
         return None
 
     def _alone(
@@ -157,7 +157,7 @@ class ForeignAttack(EvasionAttack[ViewT]):
                 points, success = self.search(
                     module, clean.clone(), objective.take(mine), allowed, starts=starts, seed=seed
                 )
-                result = self._settled(clean, points, allowed)
+                result = self._settled(clean, points, success, allowed)
                 if bool(success) and not self.minimises and bool(allowed.contains(clean, result)):
                     return result
             if module.best is not None:
@@ -166,9 +166,16 @@ class ForeignAttack(EvasionAttack[ViewT]):
                 break
         return result
 
-    def _settled(self, clean: Tensor, points: Tensor, allowed: PerturbationSet) -> Tensor:
-        """Points with the rounding of foreign code undone; what is further out stays there."""
+    def _settled(
+        self, clean: Tensor, points: Tensor, success: Tensor, allowed: PerturbationSet
+    ) -> Tensor:
+        """Points with the rounding of foreign code undone; what is further out stays there.
+
+        Where an attack that minimises found nothing, its point means nothing: the clean input.
+        """
         points = points.detach().to(clean)
+        if self.minimises:
+            points = torch.where(success.reshape(-1, 1, 1, 1), points, clean)
         outside = ~(allowed.in_box(points) if self.minimises else allowed.contains(clean, points))
         inside = points.clamp(allowed.low, allowed.high)
         if not self.minimises:

@@ -42,6 +42,8 @@ def build(spec: str, options: Mapping[str, str] = _NOTHING) -> EvasionAttack[Any
         return _build_foolbox(variant, options)
     kind = entry.load()
     if name == "autoattack" and variant:
+        if options.get("version", variant) != variant:
+            raise BadInput(f"{spec!r} was given the version {options['version']!r} too; give one.")
         options = {**options, "version": variant}
     elif colon:
         raise BadInput(f"{name!r} has no variants; {spec!r} names one. Use {name!r}.")
@@ -61,7 +63,7 @@ def _build_foolbox(class_name: str, options: Mapping[str, str]) -> EvasionAttack
     parameters = inspect.getmodule(kind).parameters(class_name)  # type: ignore[union-attr]
     allowed = {key: parameter.annotation for key, parameter in parameters.items()}
     if "init_attack" in allowed:
-        allowed["init_attack"] = str
+        allowed["init_attack"] = str | None
     given = _converted(f"foolbox:{class_name}", options, allowed)
     attack: EvasionAttack[Any] = kind(class_name=class_name, options=tuple(given.items()))
     return attack
