@@ -136,6 +136,8 @@ def decode(kind: type[T], value: object, path: str = "$") -> T:
     for name in table:
         if name not in known:
             raise _fault(_at(path, name), f"is unknown; allowed are {', '.join(known)}")
+        if table[name] is None and not known[name][1]:
+            raise _fault(_at(path, name), "is null; it must be left out")
     given = {
         name: _decode(hint, table[name], f"{path}.{name}")
         for name, (hint, _) in known.items()

@@ -92,7 +92,7 @@ def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> N
 def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]) -> None:
     if not report.attacks:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in _COLUMNS:
         text = name in _COLUMNS[:2]
         table.add_column(
@@ -110,9 +110,9 @@ def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]
             f"{row.broken:,}",
             words.percent(share),
             Text(f"{row.violations:,}", "bold red" if row.violations else ""),
-            f"{row.forward:,}",
-            f"{row.backward:,}",
-            words.seconds(row.seconds),
+            words.compact(row.forward),
+            words.compact(row.backward),
+            words.brief(row.seconds),
         )
     console.print()
     console.print(table)

@@ -1,12 +1,13 @@
 """Images of a report: the original, what was made of it, and the difference made visible."""
 
 import base64
+import io
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import encode_png
 
 # Larger images are shrunk: a page with twenty of them should stay small.
 _LARGEST = 320
@@ -64,8 +65,11 @@ def data_uri(image: Tensor) -> str:
         size = [max(1, round(side * scale)) for side in pixels.shape[1:]]
         pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
     stored = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-    png: Tensor = encode_png(stored)
-    return "data:image/png;base64," + base64.b64encode(png.numpy().tobytes()).decode()
+    grey = len(stored) == 1
+    image_file = io.BytesIO()
+    array = (stored[0] if grey else stored.permute(1, 2, 0)).contiguous().numpy()
+    Image.fromarray(array).save(image_file, "png")
+    return "data:image/png;base64," + base64.b64encode(image_file.getvalue()).decode()
 
 
 def _finite(image: Tensor) -> Tensor:

@@ -85,6 +85,21 @@ def seconds(time: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def brief(time: float) -> str:
+    """A duration in one unit, for a narrow column."""
+    if time < 59.5:
+        return seconds(time)
+    return f"{time / 60:.1f} min" if time < 3597 else f"{time / 3600:,.1f} h"
+
+
+def compact(count: int) -> str:
+    """A count in at most seven characters, rounded from a million on."""
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count:,}"
+
+
 def number(value: float) -> str:
     """A number with four digits, and the fraction of 255 where it is one."""
     steps = value * 255

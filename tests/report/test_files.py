@@ -1,0 +1,87 @@
+"""Files are there whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from robustkit.errors import BadInput, CannotWrite
+from robustkit.report import write_atomically
+
+
+def test_text_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomically(path, "é\n")
+    assert path.read_bytes() == b"\xc3\xa9\n"
+    write_atomically(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    path = tmp_path / "file"
+    real = os.fsync
+
+    def fsync(number: int) -> None:
+        seen.append((path.exists(), os.fstat(number).st_size))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(path, b"four")
+    assert seen == [(False, 4)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    real = Path.open
+
+    def full(self: Path, mode: str = "r") -> object:
+        # The temporary file leads to a device that takes nothing.
+        self.symlink_to("/dev/full")
+        return real(self, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(CannotWrite, match=r"file' failed: No space left on device\..*free so"):
+            write_atomically(path, "new")
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EDQUOT])
+def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fails(number: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(CannotWrite):
+        write_atomically(tmp_path / "file", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(BadInput, match="Choose a folder"):
+        write_atomically(tmp_path / "file" / "report.json", "new")
+
+
+def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(BadInput, match=r"report\.json"):
+        write_atomically(tmp_path / "report.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path, mode: str = "r") -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(BadInput, match=r"cannot be written: Permission denied"):
+        write_atomically(tmp_path / "file", "new")
