@@ -21,22 +21,12 @@ from robustkit.report.pictures import data_uri, difference
 from tests.report.examples import HOSTILE, evasion, full, hostile, picture
 
 # The elements of the page; whatever else appears was smuggled in.
-STRUCTURE = {
-    "html",
-    "head",
-    "meta",
-    "title",
-    "style",
-    "body",
-    "header",
-    "main",
-    "section",
-    "footer",
-}
+HEAD = {"html", "head", "meta", "title", "style"}
+BODY = {"body", "header", "main", "section", "footer"}
 TEXT = {"div", "span", "p", "h1", "h2", "h3", "ul", "li", "dl", "dt", "dd", "strong", "small", "br"}
 TABLES = {"table", "thead", "tbody", "tr", "th", "td"}
 IMAGES = {"figure", "figcaption", "img", "svg", "line", "rect"}
-ELEMENTS = HEAD | TEXT | TABLES | IMAGES | {"pre", "code"}
+ELEMENTS = HEAD | BODY | TEXT | TABLES | IMAGES | {"pre", "code"}
 VOID = {"meta", "img", "br"}
 
 
