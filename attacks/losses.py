@@ -13,10 +13,17 @@ AttackLoss = Literal["cross-entropy", "margin", "dlr"]
 
 
 def cross_entropy(logits: Tensor, objective: Objective) -> Tensor:
-    """(N,) cross-entropy of the right label, or minus that of the target."""
-    if objective.targets is not None:
-        return -F.cross_entropy(logits, objective.targets, reduction="none")
-    return F.cross_entropy(logits, objective.labels, reduction="none")
+    """(N,) cross-entropy of the right label, or minus that of the target.
+
+    Written as softplus(log-sum-exp of the other logits - own logit). The usual form has the factor
+    p - 1 in its gradient, which float32 rounds to 0 where the model is certain: the own logit would
+    no longer be pushed.
+    """
+    wanted = objective.labels if objective.targets is None else objective.targets
+    own = logits.gather(1, wanted[:, None])[:, 0]
+    others = logits.scatter(1, wanted[:, None], -torch.inf).logsumexp(1)
+    loss = F.softplus(others - own)
+    return loss if objective.targets is None else -loss
 
 
 def margin(logits: Tensor, objective: Objective) -> Tensor:
