@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustkit.attacks import EvasionAttack
 from robustkit.randomness import Streams
-from robustkit.threat_models import Output
+from robustkit.threat_models import Gradients, LpBall, Objective, Output, ThreatModel
+from robustkit.threat_models.perturbation import Norm
 
 
 class Linear(nn.Module):
@@ -40,7 +42,13 @@ class Problem:
 
     def smallest(self, norm: str, *, boxed: bool = True) -> Tensor:
         """(N,) float64: the exact smallest radius at which an example can be misclassified."""
-        return smallest_radius(self.model, self.clean, self.labels, norm, boxed=boxed)
+        return torch.tensor(
+            [radius for radius, _ in self.nearest(norm, boxed=boxed)], dtype=torch.float64
+        )
+
+    def nearest(self, norm: str, *, boxed: bool = True) -> list[tuple[float, int]]:
+        """The smallest radius of each example and the class that is reached there."""
+        return nearest_classes(self.model, self.clean, self.labels, norm, boxed=boxed)
 
 
 def linear_problem(
@@ -69,29 +77,29 @@ def linear_problem(
     return Problem(model, clean, model(clean).argmax(1))
 
 
-def smallest_radius(
+def nearest_classes(
     model: Linear, clean: Tensor, labels: Tensor, norm: str, *, boxed: bool = True
-) -> Tensor:
-    """(N,) float64: the smallest change that makes another class at least as likely.
+) -> list[tuple[float, int]]:
+    """The smallest change that makes another class at least as likely, and that class.
 
     Each other class gives one half-space; the nearest one decides. With `boxed` the changed input
     must stay in [0, 1].
     """
     weight, bias = model.weight.double(), model.bias.double()
     flat = clean.flatten(1).double()
-    radii = []
+    found = []
+    pixels = clean.shape[2] * clean.shape[3]
     for x, label in zip(flat, labels.tolist(), strict=True):
-        nearest = torch.inf
+        radii = []
         for other in range(len(weight)):
             if other == label:
                 continue
             slope = weight[label] - weight[other]
             lead = float(slope @ x + bias[label] - bias[other])
             room = torch.where(slope > 0, x, 1 - x) if boxed else torch.full_like(x, torch.inf)
-            pixels = clean.shape[2] * clean.shape[3]
-            nearest = min(nearest, _to_half_space(slope.abs(), room, lead, norm, pixels))
-        radii.append(nearest)
-    return torch.tensor(radii, dtype=torch.float64)
+            radii.append((_to_half_space(slope.abs(), room, lead, norm, pixels), other))
+        found.append(min(radii))
+    return found
 
 
 def _to_half_space(slope: Tensor, room: Tensor, lead: float, norm: str, pixels: int) -> float:
@@ -298,3 +306,51 @@ class Noisy(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         raise TypeError("ask a random model with `answer`")
+
+
+def attack_alone(
+    attack: EvasionAttack[Gradients],
+    problem: Problem,
+    row: int,
+    allowed: LpBall,
+    *,
+    target: int | None = None,
+) -> bool:
+    """Whether the judge grants the attack a success at one example of the problem."""
+    rows = slice(row, row + 1)
+    clean = problem.clean[rows]
+    streams = Streams.of(seed=0, ids=torch.tensor([row], device=clean.device))
+    threat = ThreatModel(name="oracle", perturbation=allowed)
+    view = threat.view(problem.model, streams)
+    wanted = None if target is None else torch.full_like(problem.labels[rows], target)
+    objective = Objective(problem.labels[rows], wanted)
+    changed = attack.run(view, clean, objective, allowed, streams=streams)  # type: ignore[arg-type]
+    verdict = threat.judge(problem.model, clean, changed, objective, view.spent)
+    if not bool(verdict.allowed):
+        raise AssertionError(f"{attack} left {allowed}: distance {float(verdict.distance)}")
+    return bool(verdict.achieved)
+
+
+def check_against_optimum(
+    attack: EvasionAttack[Gradients],
+    problem: Problem,
+    norm: Norm,
+    *,
+    slack: float = 1.25,
+    targeted: bool = False,
+) -> None:
+    """An attack succeeds within `slack` of the smallest radius, and never below it.
+
+    A success below the smallest radius is impossible: then the judge or the oracle is wrong.
+    `targeted` gives it the nearest class as target, for which the smallest radius is the same.
+
+    Raises:
+        AssertionError: Either is not so.
+    """
+    for row, (smallest, nearest) in enumerate(problem.nearest(norm)):
+        above = LpBall(norm=norm, radius=smallest * slack)
+        target = nearest if targeted else None
+        if not attack_alone(attack, problem, row, above, target=target):
+            raise AssertionError(f"{attack} fails on row {row} at {slack} x {smallest} in {norm}")
+        if attack_alone(attack, problem, row, LpBall(norm=norm, radius=smallest * 0.99)):
+            raise AssertionError(f"{attack} succeeds on row {row} below {smallest} in {norm}")
