@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from robustkit.errors import BadInput, CannotWrite
+from robustkit.errors import BadInput, CannotWrite, RobustkitError
 
 
 def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
@@ -34,6 +34,9 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+    except RobustkitError:
+        # What makes the pieces may fail too, and some of our errors are OSErrors.
+        raise
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise BadInput(
             f"{str(path)!r} cannot be written: {error.strerror}. Choose a folder that you may "

@@ -2,11 +2,12 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from robustkit.errors import BadInput, CannotWrite
+from robustkit.errors import BadInput, CannotWrite, MissingFile
 from robustkit.report import write_atomically
 
 
@@ -17,6 +18,21 @@ def test_text_and_bytes(tmp_path: Path) -> None:
     write_atomically(path, b"\x00")
     assert path.read_bytes() == b"\x00"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_pieces(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", (bytes([number]) for number in range(3)))
+    assert (tmp_path / "file").read_bytes() == b"\x00\x01\x02"
+
+
+def test_pieces_that_cannot_be_made(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise MissingFile("no image")
+
+    with pytest.raises(MissingFile, match="no image"):
+        write_atomically(tmp_path / "file", pieces())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_content_is_on_the_disk_before_the_name_is(
