@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.benchmarks NAME` measures and renders the page."""
