@@ -22,8 +22,8 @@ class Questions(nn.Module):
     """The view's module as foreign code gets it.
 
     A gradient reaches the inputs and never the model's parameters. A batch of no rows is answered
-    without the model. A question that is no number ends the search: foreign code has been seen to
-    loop for ever on them. Errors of the model are told apart from those of foreign code.
+    without the model. A question that is no number ends the search, which has divided by zero
+    somewhere and would return it. Errors of the model are told apart from those of foreign code.
 
     Attributes:
         best: (1, C, H, W) of a watched example: the nearest allowed point asked about that reached

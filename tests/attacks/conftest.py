@@ -71,9 +71,10 @@ def train_on_digits(classes: int) -> Victims:
         inputs, labels = inputs[keep], labels[keep]
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
         for _ in range(15):
-            for rows in torch.randperm(len(inputs)).split(64):
+            for rows in torch.randperm(len(inputs)).chunk(len(inputs) // 64):
                 optimizer.zero_grad()
-                F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+                loss = F.cross_entropy(model(inputs[rows]), labels[rows])
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         optimizer.zero_grad()
     model.eval()

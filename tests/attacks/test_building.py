@@ -62,7 +62,6 @@ def test_an_attacks_own_refusal_comes_through() -> None:
     [
         ("pgdd", "pgd"),
         ("foolbox:HopSkipJump", "HopSkipJumpAttack"),
-        ("foolbox:LinfPG", "LinfPGD"),
     ],
 )
 def test_unknown_names_offer_near_ones(spec: str, near: str) -> None:
@@ -150,14 +149,14 @@ def test_an_unregistered_attack_goes_by_its_class() -> None:
     assert Own().access is Access.GRADIENT
 
 
-@pytest.mark.parametrize("spec", ["pgd", "fgsm", "step-ll"])
-def test_foreign_packages_need_not_even_exist(spec: str) -> None:
-    code = f"""
+def test_foreign_packages_need_not_even_exist() -> None:
+    code = """
 import sys
 sys.modules.update(dict.fromkeys(("foolbox", "eagerpy", "pyautoattack")))
 from robustkit.attacks.building import build, describe, name_of
 from robustkit.errors import MissingExtra
-assert name_of(build({spec!r})) == {spec!r}
+for spec in ("pgd", "fgsm", "step-ll"):
+    assert name_of(build(spec)) == spec
 for foreign in ("foolbox:LinfPGD", "autoattack"):
     try:
         build(foreign)
