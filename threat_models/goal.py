@@ -153,13 +153,16 @@ class Objective:
     Attributes:
         labels: (N,) int64, the right classes.
         targets: (N,) int64, the wanted wrong classes; None for an untargeted goal.
+        starts: (N, S, C, H, W) images of the adversary's own that may reach the objectives, for
+            attacks that need somewhere to start; a missing one is NaN. None where it has none.
     """
 
     labels: Tensor
     targets: Tensor | None = None
+    starts: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Refuse labels that are no vector of integers."""
+        """Refuse labels that are no vector of integers, and starts of other examples."""
         for tensor in (self.labels, self.targets):
             if tensor is not None and (tensor.ndim != 1 or tensor.dtype != torch.int64):
                 raise ShapeMismatch(
@@ -168,6 +171,13 @@ class Objective:
         if self.targets is not None and len(self.targets) != len(self.labels):
             raise ShapeMismatch(
                 f"{len(self.targets)} targets were given for {len(self.labels)} labels."
+            )
+        if self.starts is not None and (
+            self.starts.ndim != 5 or len(self.starts) != len(self.labels)
+        ):
+            raise ShapeMismatch(
+                f"Starts are (N, S, C, H, W), not {tuple(self.starts.shape)}, for "
+                f"{len(self.labels)} labels."
             )
 
     def __len__(self) -> int:
@@ -198,7 +208,11 @@ class Objective:
 
     def take(self, rows: Tensor | slice) -> "Objective":
         """The objective of some rows."""
-        return Objective(self.labels[rows], None if self.targets is None else self.targets[rows])
+        return Objective(
+            self.labels[rows],
+            None if self.targets is None else self.targets[rows],
+            None if self.starts is None else self.starts[rows],
+        )
 
 
 def objective(goal: Goal, labels: Tensor, clean_logits: Tensor, streams: Streams) -> Objective:
