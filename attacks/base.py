@@ -59,8 +59,8 @@ class EvasionAttack(ABC, Generic[ViewT]):
             )
             return f"it works in {', '.join(sorted(self.norms))}, the threat allows {given}"
         if threat.goal.name not in self.goals:
-            return f"it pursues {', '.join(sorted(self.goals))} goals, the threat's is "
-            f"{threat.goal.name}"
+            wanted = ", ".join(sorted(self.goals))
+            return f"it pursues {wanted} goals, the threat's is {threat.goal.name}"
         return None
 
     def check(self, threat: ThreatModel) -> None:
