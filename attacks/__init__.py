@@ -7,22 +7,29 @@ from robustkit.lazy import exports
 # A public name is written twice: below for type checkers (`from x import Name as Name`), and in
 # the table for Python, which imports it on first use.
 if TYPE_CHECKING:
-    from robustkit.attacks.building import build as build
-
+    from robustkit.attacks.autoattack import AutoAttack as AutoAttack
     from robustkit.attacks.base import EvasionAttack as EvasionAttack
     from robustkit.attacks.base import Stepwise as Stepwise
+    from robustkit.attacks.building import build as build
+    from robustkit.attacks.building import describe as describe
+    from robustkit.attacks.building import name_of as name_of
     from robustkit.attacks.fgsm import FGSM as FGSM
     from robustkit.attacks.fgsm import StepLL as StepLL
+    from robustkit.attacks.foolbox import FoolboxAttack as FoolboxAttack
     from robustkit.attacks.pgd import PGD as PGD
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "AutoAttack": "autoattack",
             "EvasionAttack": "base",
             "FGSM": "fgsm",
+            "FoolboxAttack": "foolbox",
             "PGD": "pgd",
             "StepLL": "fgsm",
             "Stepwise": "base",
             "build": "building",
+            "describe": "building",
+            "name_of": "building",
         },
     )

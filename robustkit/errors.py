@@ -28,8 +28,9 @@ class UnknownName(BadInput, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         """Args: what is named (`attack`), the name given, and the names that exist."""
         names = sorted(known)
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-        hint = f"Did you mean {', '.join(near)}? " if near else ""
+        spelled = {known_name.lower(): known_name for known_name in names}
+        near = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
+        hint = f"Did you mean {', '.join(spelled[match] for match in near)}? " if near else ""
         super().__init__(
             f"No {kind} is called {name!r}. {hint}Known: {', '.join(names) or 'none'}."
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import rich.style  # noqa: F401 - draws once from the global generator when it is imported
 import torch
 
 from tests.global_rng import watch

@@ -9,20 +9,17 @@ its number of images `n` and its `source`, the words by which the original was l
 """
 
 import json
-import os
 import re
-import struct
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 from robustkit.data.arrays import load_array_file
 from robustkit.data.labelled_images import LabelledImages
 from robustkit.data.loading import Request
 from robustkit.data.reading import reading
-from robustkit.errors import BadInput, CannotWrite, CorruptFile, RobustkitError, UnknownName
+from robustkit.errors import BadInput, CorruptFile, UnknownName
+from robustkit.files import StreamedTensor, safetensors, write_atomically
 
 MANIFEST = "robustkit.json"
 _VERSION = 1
@@ -69,8 +66,8 @@ def save(images: LabelledImages, directory: Path) -> Path:
         "splits": splits,
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    _write(directory / name, lambda stream: _write_safetensors(stream, images))
-    _write(manifest, lambda stream: stream.write(text.encode()))
+    write_atomically(directory / name, safetensors(_tensors(images)))
+    write_atomically(manifest, text)
     if old != name:
         (directory / Path(old).name).unlink(missing_ok=True)
     return manifest
@@ -138,50 +135,19 @@ def _other_splits(manifest: Path, images: LabelledImages) -> dict[str, Any]:
     return splits
 
 
-def _write_safetensors(stream: BinaryIO, images: LabelledImages) -> None:
-    # By hand and not by the library, which wants all pixels in memory at once.
+def _tensors(images: LabelledImages) -> dict[str, StreamedTensor]:
     n, (channels, height, width) = len(images), images.shape
     kind = str(images.stored(slice(0, 1)).numpy().dtype)
     as_bytes = kind == "uint8"
-    shape = [n, height, width, channels] if as_bytes else [n, channels, height, width]
-    size = n * channels * height * width * np.dtype(kind).itemsize
-    header = {
-        "labels": {"dtype": "I64", "shape": [n], "data_offsets": [0, 8 * n]},
-        "ids": {"dtype": "I64", "shape": [n], "data_offsets": [8 * n, 16 * n]},
-        "inputs": {
-            "dtype": _TYPES[kind],
-            "shape": shape,
-            "data_offsets": [16 * n, 16 * n + size],
-        },
+    shape = (n, height, width, channels) if as_bytes else (n, channels, height, width)
+    return {
+        "labels": StreamedTensor("I64", (n,), (images.labels.numpy().astype("<i8").tobytes(),)),
+        "ids": StreamedTensor("I64", (n,), (images.ids.numpy().astype("<i8").tobytes(),)),
+        "inputs": StreamedTensor(_TYPES[kind], shape, _pixels(images, as_bytes=as_bytes)),
     }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(struct.pack("<Q", len(text)) + text)
-    stream.write(images.labels.numpy().astype("<i8").tobytes())
-    stream.write(images.ids.numpy().astype("<i8").tobytes())
+
+
+def _pixels(images: LabelledImages, *, as_bytes: bool) -> Iterator[bytes]:
     for rows in images.chunks():
         part = images.stored(rows).numpy()
-        stream.write((part.transpose(0, 2, 3, 1) if as_bytes else part.astype("<f4")).tobytes())
-
-
-def _write(path: Path, content: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name, then rename it, so that it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                content(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except RobustkitError:
-        # Reading the images may fail too, and some of those errors are OSErrors.
-        raise
-    except OSError as error:
-        raise CannotWrite(
-            f"{path} could not be written: {error.strerror or error}. What was there before is "
-            "intact; free some space or choose another directory."
-        ) from error
+        yield (part.transpose(0, 2, 3, 1) if as_bytes else part.astype("<f4")).tobytes()

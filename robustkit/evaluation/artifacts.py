@@ -1,8 +1,5 @@
 """What a finished run leaves in its folder: report, page, and the broken examples as a data set."""
 
-import json
-import struct
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,8 @@ import torch
 
 from robustkit.data import LabelledImages
 from robustkit.evaluation.records import Records
-from robustkit.report import EvasionReport, Picture, write, write_atomically, write_html
+from robustkit.files import StreamedTensor, safetensors, write_atomically
+from robustkit.report import EvasionReport, Picture, write, write_html
 
 PICTURES = 16
 
@@ -36,18 +34,22 @@ def write_artifacts(
     )
     rows = np.array([row for _, row, _ in kept], np.int64)
     points = records.points()
-    arrays = {
-        "inputs": points,
-        "labels": data.labels.numpy()[rows],
-        "answers": np.array([answer for _, _, answer in kept], np.int64),
-        "ids": data.ids.numpy()[rows],
+    tensors = {
+        "inputs": StreamedTensor("F32", points.shape, (point.tobytes() for point in points)),
+        "labels": _integers(data.labels.numpy()[rows]),
+        "answers": _integers(np.array([answer for _, _, answer in kept], np.int64)),
+        "ids": _integers(data.ids.numpy()[rows]),
     }
-    write_atomically(folder / "examples.safetensors", _safetensors(arrays))
+    write_atomically(folder / "examples.safetensors", safetensors(tensors))
     shown = sorted(kept, key=lambda found: found[1])[:PICTURES]
     pictures = [_picture(report, data, points, *found) for found in shown]
     write_html(report, folder / "report.html", pictures)
     # Last: whoever finds a report finds all that belongs to it.
     write(report, folder)
+
+
+def _integers(values: np.ndarray[Any, Any]) -> StreamedTensor:
+    return StreamedTensor("I64", values.shape, (values.tobytes(),))
 
 
 def _picture(
@@ -69,19 +71,3 @@ def _picture(
         clean=data.inputs([row])[0],
         changed=torch.from_numpy(points[place].copy()),
     )
-
-
-def _safetensors(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[bytes]:
-    """The bytes of a safetensors file, image by image: its writers hold everything in memory."""
-    types = {"float32": "F32", "int64": "I64"}
-    header, end = {}, 0
-    for name, array in arrays.items():
-        offsets = [end, end := end + array.nbytes]
-        dtype = types[str(array.dtype)]
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
-    for array in arrays.values():
-        for part in array:
-            yield part.tobytes()

@@ -18,8 +18,12 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from torch import Tensor
 
-from robustkit.errors import BadInput, CannotWrite, CorruptFile
-from robustkit.report import write_atomically
+from robustkit.errors import BadInput, CannotWrite, CorruptFile, RobustkitError
+from robustkit.files import write_atomically
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What another try cannot help: places where no folder can be made, names that are none.
+_UNSUITABLE = (errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,40 +77,49 @@ class Records:
 
         Raises:
             BadInput: The folder holds another run, or this one and `resume` was not asked for, or
-            it
-                cannot be written.
+                another process works in it, or it cannot be written.
             CorruptFile: The records were damaged by something other than an interruption.
         """
         records = cls(folder, identity)
         if folder is None:
             return records
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            header = folder / "run.json"
-            if header.exists():
-                records._check(header, resume=resume)
-                records._recover()
-            else:
-                write_atomically(header, json.dumps(records.identity, indent=1))
-            records._lines = (folder / "records.jsonl").open("ab")
-            records._points = (folder / "points.bin").open("ab")
+        try:
+            with _writing(folder):
+                records._open(folder, resume=resume)
+        except BaseException:
+            records.close()
+            raise
         return records
+
+    def _open(self, folder: Path, *, resume: bool) -> None:
+        header, lines = folder / "run.json", folder / "records.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        known = header.exists()
+        if known:
+            self._check(header, resume=resume)
+        elif lines.exists() and lines.stat().st_size:
+            raise CorruptFile(
+                f"{str(folder)!r} holds records, but run.json, which says of what run, is gone. "
+                "Choose another --out."
+            )
+        self._lines = lines.open("ab")
+        _lock(self._lines, folder)
+        if known:
+            self._recover()
+        else:
+            write_atomically(header, json.dumps(self.identity, indent=1))
+        self._points = (folder / "points.bin").open("ab")
 
     @staticmethod
     def width(folder: Path) -> int | None:
         """The batch width of the run in a folder; None if there is none."""
-        with contextlib.suppress(OSError, ValueError):
-            width = json.loads((folder / "run.json").read_bytes()).get("batch size")
+        with contextlib.suppress(OSError, ValueError, CorruptFile):
+            width = _description(folder / "run.json").get("batch size")
             return width if isinstance(width, int) and width > 0 else None
         return None
 
     def _check(self, header: Path, *, resume: bool) -> None:
-        try:
-            found = json.loads(header.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CorruptFile(
-                f"{str(header)!r} is damaged: {error}. Choose another --out."
-            ) from error
+        found = _description(header)
         different = [key for key in self.identity if found.get(key) != self.identity[key]]
         if different:
             raise BadInput(
@@ -194,18 +207,53 @@ class Records:
                     file.close()
 
 
+def _description(header: Path) -> Mapping[str, Any]:
+    """What `run.json` says the run is."""
+    try:
+        found = json.loads(header.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{str(header)!r} is damaged: {error}. Choose another --out.") from error
+    if not isinstance(found, dict):
+        raise CorruptFile(f"{str(header)!r} describes no run. Choose another --out.")
+    return found
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    """Keep other processes out until the file is closed, where the system can."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BadInput(
+            f"Another process is working in {str(folder)!r}. Wait for it, or choose another --out."
+        ) from error
+    except (ImportError, OSError):
+        # No locks on this system, or on this file system.
+        return
+
+
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
+    except RobustkitError:
+        raise
     except PermissionError as error:
         raise BadInput(f"No permission to write {str(path)!r}. Choose another --out.") from error
     except (FileExistsError, NotADirectoryError) as error:
         raise BadInput(f"{str(path)!r} is not a folder. Choose another --out.") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
             raise CannotWrite(
                 f"The disk is full: {str(path)!r} could not be written. What was recorded is kept; "
                 "free some space and run the same command with --resume."
             ) from error
-        raise
+        if error.errno in _UNSUITABLE:
+            raise BadInput(
+                f"{str(path)!r} cannot be written: {error.strerror}. Choose another --out."
+            ) from error
+        raise CannotWrite(
+            f"Writing {str(path)!r} failed: {error.strerror or error}. What was recorded is kept; "
+            "run the same command with --resume."
+        ) from error

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -18,7 +17,8 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from robustkit import registry
-from robustkit.errors import BadInput, CannotWrite, CorruptFile, MissingFile
+from robustkit.errors import BadInput, CorruptFile, MissingFile
+from robustkit.files import write_atomically
 from robustkit.models.factories import call
 from robustkit.models.layers import seeded
 from robustkit.models.weights import fit, read
@@ -73,14 +73,8 @@ def save(
         text = json.dumps(description, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BadInput(f"The model's arguments or description are no JSON: {error}.") from error
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _replace(directory / file, content)
-        _replace(directory / DESCRIPTION, text.encode() + b"\n")
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise BadInput(f"The model cannot be written to {str(directory)!r}: {error}.") from error
-    except OSError as error:
-        raise CannotWrite(f"Writing the model to {str(directory)!r} failed: {error}.") from error
+    write_atomically(directory / file, content)
+    write_atomically(directory / DESCRIPTION, text + "\n")
     for old in set(directory.glob(_WEIGHTS)) - {directory / file}:
         with contextlib.suppress(OSError):
             old.unlink()
@@ -230,18 +224,3 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
         )
     # Shared tensors are written once per name.
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write to a temporary name, then rename: readers see all of it or none."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

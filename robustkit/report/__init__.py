@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from robustkit.report.evasion import PassesPoint as PassesPoint
     from robustkit.report.evasion import QueriesPoint as QueriesPoint
     from robustkit.report.evasion import Skipped as Skipped
-    from robustkit.report.files import write_atomically as write_atomically
     from robustkit.report.html import render as render
     from robustkit.report.html import write_html as write_html
     from robustkit.report.parts import About as About
@@ -54,7 +53,6 @@ else:
             "PassesPoint": "evasion",
             "QueriesPoint": "evasion",
             "Skipped": "evasion",
-            "write_atomically": "files",
             "render": "html",
             "write_html": "html",
             "About": "parts",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from robustkit.errors import BadInput, CorruptFile, MissingFile
+from robustkit.files import write_atomically
 from robustkit.report.codec import decode, encode, parse
-from robustkit.report.files import write_atomically
 from robustkit.report.parts import (
     About,
     Control,

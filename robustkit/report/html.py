@@ -11,10 +11,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from robustkit.errors import BadInput
+from robustkit.files import write_atomically
 from robustkit.report import words
 from robustkit.report.base import Report
 from robustkit.report.evasion import EvasionReport
-from robustkit.report.files import write_atomically
 from robustkit.report.pictures import Picture, data_uri, difference
 
 MOST_PICTURES = 20

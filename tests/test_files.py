@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustkit.errors import BadInput, CannotWrite, MissingFile
-from robustkit.report import write_atomically
+from robustkit.files import write_atomically
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Writing a file so that it is there whole or not at all."""
 
 import contextlib
+import json
+import math
 import os
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustkit.errors import BadInput, CannotWrite, RobustkitError
@@ -55,3 +59,37 @@ def _write(path: Path, pieces: Iterable[bytes]) -> None:
             stream.write(piece)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedTensor:
+    """A tensor whose bytes come piece by piece.
+
+    Attributes:
+        dtype: As safetensors calls it: `F32`, `I64`, `U8`.
+        shape: Its shape.
+        pieces: Its little-endian bytes in row-major order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Iterable[bytes]
+
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+        return math.prod(self.shape) * {"F32": 4, "I64": 8, "U8": 1}[self.dtype]
+
+
+def safetensors(tensors: Mapping[str, StreamedTensor]) -> Iterator[bytes]:
+    """The bytes of a safetensors file; the library's writers hold all of it in memory."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        offsets = [end, end := end + tensor.size]
+        shape = list(tensor.shape)
+        header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for tensor in tensors.values():
+        yield from tensor.pieces
