@@ -174,13 +174,12 @@ class Engine:
         """Judge at most one width of returned points afresh and record the outcome."""
         count = len(rows)
         clean = self.inputs(rows)
-        if points.shape != clean.shape:
-            points = torch.full_like(clean, torch.inf)
+        points = _same_kind(points, clean)
         spent = torch.zeros(count, dtype=torch.int64) if queries is None else queries
         verdict = self.threat.judge(
             self.model,
             padded(clean, self.width),
-            padded(points.detach(), self.width),
+            padded(points, self.width),
             self._objective(padded(rows, self.width)),
             padded(spent.to(self.device), self.width),
             streams=self.streams(padded(rows, self.width), "score"),
@@ -245,6 +244,16 @@ class Engine:
         for group in self.records.stage(-1):
             chosen[group.rows] = torch.tensor(group.targets)
         return chosen
+
+
+def _same_kind(returned: object, clean: Tensor) -> Tensor:
+    """What an attack returned; an infinite image, which nothing allows, if it is no such tensor."""
+    if isinstance(returned, Tensor) and (returned.shape, returned.dtype) == (
+        clean.shape,
+        clean.dtype,
+    ):
+        return returned.detach().to(clean.device)
+    return torch.full_like(clean, torch.inf)
 
 
 def _outcome(attack: EvasionAttack[Any], *, allowed: bool, reached: bool, in_range: bool) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from robustkit.attacks import EvasionAttack, build, describe, name_of
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DoesNotFit
 from robustkit.evaluation.artifacts import write_artifacts
+from robustkit.evaluation.conditions import controlled, resumable
 from robustkit.evaluation.engine import Engine, Progress, Silent
 from robustkit.evaluation.guards import Inspection, inspect
 from robustkit.evaluation.plans import Plan, split, standard
 from robustkit.evaluation.records import Records
 from robustkit.evaluation.summary import Standing, Tally, attack_flags, tally
-from robustkit.models.frozen import frozen
 from robustkit.report import (
     About,
     Accuracies,
@@ -81,6 +81,7 @@ def evaluate(
     Raises:
         BadInput: Model, data, threat and attacks do not fit each other; `DoesNotFit` for an attack.
         CannotWrite: The disk is full; the run can be resumed.
+        DeviceLost: Memory ran out, or the device failed; likewise.
 
     Example:
         >>> import torch
@@ -91,6 +92,8 @@ def evaluate(
         >>> report.robust_accuracy.value <= report.clean_accuracy.value
         True
     """
+    if not -(2**63) <= seed < 2**63:
+        raise BadInput(f"The seed {seed} is too large; give one of 64 bits.")
     if isinstance(threat, str):
         threat = threat_models.load(threat)
     check_threat(threat)
@@ -104,7 +107,7 @@ def evaluate(
         raise BadInput(
             f"The model is not on {target}. Move it there first: model.to({str(target)!r})."
         )
-    with frozen(model), _foreign_randomness(model, target, seed):
+    with controlled(model, target, seed):
         found = inspect(
             model, images, threat, device=target, seed=seed, width=_width(out, batch_size)
         )
@@ -116,22 +119,18 @@ def evaluate(
         )
         identity = _identity(facts, images, threat, plan, seed, found.width, target)
         records = Records.begin(out, identity, resume=resume)
-        try:
-            _run(
-                Engine(
-                    model=model,
-                    data=images,
-                    threat=threat,
-                    seed=seed,
-                    width=found.width,
-                    device=target,
-                    records=records,
-                    progress=progress or Silent(),
-                ),
-                plan,
-            )
-        finally:
-            records.close()
+        engine = Engine(
+            model=model,
+            data=images,
+            threat=threat,
+            seed=seed,
+            width=found.width,
+            device=target,
+            records=records,
+            progress=progress or Silent(),
+        )
+        with contextlib.closing(records), resumable():
+            _run(engine, plan)
     result = tally(images, records, plan)
     report = _report(
         facts, images, threat, plan, skipped, found, result, seed, target, about, command
@@ -150,9 +149,8 @@ def check_threat(threat: ThreatModel) -> None:
     if threat.stage is not Stage.INFERENCE or threat.perturbation is None:
         raise BadInput(
             f"The threat model {threat.name!r} is about {threat.stage.value} and "
-            f"{'no' if threat.perturbation is None else 'some'} changes of inputs. An "
-            f"evaluation of "
-            "attacks needs the stage inference and a perturbation set."
+            f"{'no' if threat.perturbation is None else 'some'} changes of inputs. An evaluation "
+            "of attacks needs the stage inference and a perturbation set."
         )
 
 
@@ -194,10 +192,22 @@ def _images(data: LabelledImages | tuple[Tensor, Tensor] | str, seed: int) -> La
 
 def _device(model: nn.Module | str, device: torch.device | str | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        return _numbered(device)
     if isinstance(model, nn.Module):
-        return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tensors = (*model.parameters(), *model.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return _numbered("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _numbered(device: torch.device | str) -> torch.device:
+    """The device as tensors on it name it: `cuda` is the current GPU."""
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"The device {device!r} is unknown. Use cpu, cuda or cuda:0.") from error
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.empty(0, device=chosen).device
+    return chosen
 
 
 def _width(out: Path | None, batch_size: int | None) -> int | None:
@@ -205,17 +215,6 @@ def _width(out: Path | None, batch_size: int | None) -> int | None:
     if batch_size is not None and batch_size < 1:
         raise BadInput(f"The batch size is {batch_size}; it must be at least 1.")
     return batch_size or (None if out is None else Records.width(out))
-
-
-@contextlib.contextmanager
-def _foreign_randomness(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """A model that draws from the global generator does so from a seed, and leaves no trace."""
-    if getattr(model, "stochastic", False):
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _identity(
@@ -265,7 +264,6 @@ def _report(
 ) -> EvasionReport:
     robust = result.robust
     flags: list[Flag] = [*found.flags, *attack_flags(plan, found.classes, result)]
-    random = any(flag.id == "random-forward" for flag in flags)
     return EvasionReport(
         command=command,
         threat=ThreatFacts.of(threat),
@@ -280,7 +278,7 @@ def _report(
         about=about or About(),
         seed=seed,
         environment=current_environment(
-            device, dtype=torch.float32, width=found.width, reproducible=not random
+            device, dtype=torch.float32, width=found.width, reproducible=found.reproducible
         ),
         verdict=Headline(
             metric="robust_accuracy",

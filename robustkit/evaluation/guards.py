@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, RobustkitError
+from robustkit.evaluation.conditions import memory_shortage
 from robustkit.passes import Passes, widest
 from robustkit.randomness import Streams
 from robustkit.report import Flag
@@ -28,12 +29,14 @@ class Inspection:
         width: Rows in which the model can be run.
         flags: What the reader of the report should know.
         passes: What the checks cost; not part of the evaluation's cost.
+        reproducible: Whether the model answers the same again, given the same streams.
     """
 
     classes: int
     width: int
     flags: list[Flag]
     passes: Passes
+    reproducible: bool
 
 
 def inspect(
@@ -61,6 +64,7 @@ def inspect(
         DeviceLost: Not one example fits into memory.
     """
     _check_dtype(model)
+    _check_range(data, threat)
     probe = _Probe(model, data, device, seed)
     probe.run(1)
     wished = width or _fitting(probe, min(len(data), _ROWS.get(device.type, 64)))
@@ -73,7 +77,8 @@ def inspect(
             f"{classes - 1}). Give a model and data that belong together."
         )
     flags = [*_answer_flags(probe.first, probe.second), *_gradient_flags(probe.gradient, threat)]
-    return Inspection(classes, fits, flags, probe.passes)
+    reproducible = bool(getattr(model, "stochastic", False)) or _same(probe.first, probe.second)
+    return Inspection(classes, fits, flags, probe.passes, reproducible)
 
 
 class _Probe:
@@ -107,7 +112,8 @@ class _Probe:
         self.gradient = torch.zeros_like(inputs)
         if answered.requires_grad:
             loss = F.cross_entropy(answered, labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, variable, allow_unused=True)
+            with memory_shortage():
+                (gradient,) = torch.autograd.grad(loss, variable, allow_unused=True)
             self.gradient = self.gradient if gradient is None else gradient
         self.first = answered.detach()
         with torch.no_grad():
@@ -116,25 +122,55 @@ class _Probe:
 
     def _ask(self, meter: Meter, inputs: Tensor, payers: Tensor) -> Tensor:
         try:
-            return meter.ask(inputs, payers).logits
+            with memory_shortage():
+                logits = meter.ask(inputs, payers).logits
         except (torch.OutOfMemoryError, RobustkitError):
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # the model's own code, which may raise anything
             shape = " x ".join(str(side) for side in inputs.shape[1:])
             raise BadInput(
-                f"The model cannot take images of {shape} (channels x height x width): {error} "
-                "Give data of the size the model was made for."
+                f"The model cannot take images of {shape} (channels x height x width): "
+                f"{_told(error)}. Give data of the size the model was made for."
             ) from error
+        if not logits.shape[1] or logits.dtype not in (torch.float32, torch.float64):
+            raise BadInput(
+                f"The model answers {logits.shape[1]} classes in {logits.dtype}; it must answer at "
+                "least one, in float32."
+            )
+        return logits
+
+
+def _told(error: Exception) -> str:
+    """What an error says, without the full stop."""
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def _check_dtype(model: nn.Module) -> None:
     wrong = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    wrong |= {b.dtype for b in model.buffers()} & {torch.float16, torch.bfloat16}
     if wrong:
         found = ", ".join(sorted(str(dtype) for dtype in wrong))
         raise BadInput(
-            f"The model's parameters are {found}; verdicts are made in float32. Convert it: "
+            f"The model's weights are {found}; verdicts are made in float32. Convert it: "
             f"model.float()."
         )
+
+
+def _check_range(data: LabelledImages, threat: ThreatModel) -> None:
+    """Refuse clean images that the adversary could not hand in unchanged; data lie in [0, 1]."""
+    low, high = threat.allowed.low, threat.allowed.high
+    if low <= 0 and high >= 1:
+        return
+    for rows in data.chunks():
+        if not bool(threat.allowed.in_box(data.inputs(rows)).all()):
+            raise BadInput(
+                f"The threat model {threat.name!r} allows values in [{low}, {high}], and the data "
+                "hold others. Give low = 0 and high = 1."
+            )
+
+
+def _same(logits: Tensor, again: Tensor) -> bool:
+    return torch.allclose(logits, again, rtol=0, atol=0, equal_nan=True)
 
 
 def _answer_flags(logits: Tensor, again: Tensor) -> list[Flag]:
@@ -149,7 +185,7 @@ def _answer_flags(logits: Tensor, again: Tensor) -> list[Flag]:
             "The model seems to answer probabilities. Attacks need logits: leave the softmax out."
         )
         flags.append(_flag("probabilities", "warn", text))
-    if not torch.equal(logits, again):
+    if not _same(logits, again):
         text = "The model answers the same images differently: its score is one draw among many."
         flags.append(_flag("random-forward", "warn", text))
     return flags
