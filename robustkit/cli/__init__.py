@@ -43,7 +43,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = commands.main(given, prog_name="robustkit", standalone_mode=False)
+        code = commands.main(given, prog_name="robustkit", standalone_mode=False, obj=given)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -104,9 +104,8 @@ def evaluate(
     untrained = models.needs_weights(model)
     if untrained and weights is None:
         raise BadInput(
-            f"{model!r} is an architecture without weights. Give --weights FILE, or a "
-            f"directory that "
-            "robustkit saved as --model."
+            f"{model!r} is an architecture without weights. Give --weights FILE, or a directory "
+            "that robustkit saved as --model."
         )
     images = datasets.load(
         data,
@@ -216,4 +215,5 @@ def _device(name: str, gpus: int) -> str:
 def _command() -> str:
     from robustkit.cli import command_line
 
-    return command_line(sys.argv[1:])
+    given: list[str] | None = click.get_current_context().obj
+    return command_line(sys.argv[1:] if given is None else given)
