@@ -15,7 +15,7 @@ from typing import Any
 
 from robustkit.errors import MissingExtra, UnknownName
 
-KINDS = ("attacks", "models", "data", "threats")
+KINDS = ("attacks", "models", "data", "threats", "losses")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +188,22 @@ _ATTACKS = (
     ),
 )
 
+_LOSSES = (
+    ("cross-entropy", "standard:CrossEntropy", "cross-entropy, optionally of smoothed labels"),
+    ("pgd", "pgd:PGDTraining", "cross-entropy on what PGD finds (Madry et al.)"),
+    ("trades", "trades:TRADES", "clean cross-entropy plus the divergence an attack can cause"),
+    ("mart", "mart:MART", "as trades, misclassified examples weigh more"),
+    ("fast", "fast:FastTraining", "one step from a random start, watched for its sudden failure"),
+    ("free", "free:FreeTraining", "each backward pass moves the inputs and the weights"),
+    ("distillation", "distillation:Distillation", "the divergence from another model's answers"),
+    ("entropy-penalty", "entropy:EntropyPenalty", "cross-entropy with a price on doubt"),
+    (
+        "early-learning",
+        "early_learning:EarlyLearning",
+        "for noisy labels: a pull towards what the model said before",
+    ),
+)
+
 BUILTIN: tuple[Entry, ...] = (
     *(
         Entry(
@@ -223,5 +239,14 @@ BUILTIN: tuple[Entry, ...] = (
             goals=goals,
         )
         for name, target, access, norms, goals, summary in _ATTACKS
+    ),
+    *(
+        Entry(
+            kind="losses",
+            name=name,
+            target=f"robustkit.training.losses.{target}",
+            summary=summary,
+        )
+        for name, target, summary in _LOSSES
     ),
 )

@@ -1,0 +1,193 @@
+"""Changes of training images that keep their class, drawn from each example's own stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustkit.errors import BadInput
+from robustkit.randomness import Streams
+
+
+class Augmentation(Protocol):
+    """Changes a batch of images, and possibly their labels."""
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Change a batch.
+
+        Args:
+            inputs: (N, C, H, W) float32 in [0, 1].
+            labels: (N,) int64, or (N, K) shares.
+            classes: K.
+            streams: One per example, another in every epoch.
+
+        Returns:
+            Inputs and labels, the latter (N, K) float32 where classes were mixed.
+        """
+        ...
+
+
+def augment(
+    steps: Sequence[Augmentation], inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+) -> tuple[Tensor, Tensor]:
+    """Apply augmentations one after the other, each with its own randomness."""
+    for number, step in enumerate(steps):
+        own = streams.fork(f"augmentation {number}")
+        inputs, labels = step(inputs, labels, classes=classes, streams=own)
+    return inputs, labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flip:
+    """Mirror an image left to right with some probability."""
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability."""
+        if not 0 <= self.probability <= 1:
+            raise BadInput(f"The flip's probability is {self.probability}; it lies in [0, 1].")
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Each image by itself; labels stay."""
+        turned = streams.uniform((1, 1, 1)) < self.probability
+        return torch.where(turned, inputs.flip(3), inputs), labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """Enlarge an image at its edges and cut a piece of the old size from a random place.
+
+    Attributes:
+        padding: Pixels added on each side.
+        fill: `black`, or `reflect` for the mirrored image.
+    """
+
+    padding: int = 4
+    fill: Literal["black", "reflect"] = "black"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no padding."""
+        if self.padding < 0 or self.fill not in ("black", "reflect"):
+            raise BadInput(
+                f"The crop has the padding {self.padding} and the fill {self.fill!r}; give 0 or "
+                "more pixels, and black or reflect."
+            )
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Each image by itself; labels stay."""
+        count, channels, height, width = inputs.shape
+        mode = "constant" if self.fill == "black" else "reflect"
+        larger = F.pad(inputs, (self.padding,) * 4, mode=mode)
+        corners = streams.integers(2 * self.padding + 1, (2,))
+        device = inputs.device
+        rows = corners[:, :1] + torch.arange(height, device=device)
+        columns = corners[:, 1:] + torch.arange(width, device=device)
+        pieces = larger[
+            torch.arange(count, device=device)[:, None, None, None],
+            torch.arange(channels, device=device)[None, :, None, None],
+            rows[:, None, :, None],
+            columns[:, None, None, :],
+        ]
+        return pieces, labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandAugment:
+    """Random operations of torchvision, each image by itself.
+
+    Attributes:
+        operations: Applied one after the other.
+        magnitude: Strength, 0 to 30.
+
+    Reference:
+        Cubuk, Zoph, Shlens, Le: RandAugment: practical automated data augmentation with a reduced
+        search space. CVPR workshop 2020.
+    """
+
+    operations: int = 2
+    magnitude: int = 9
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Labels stay; the values come in steps of 1/255."""
+        from torchvision.transforms import v2
+
+        change = v2.RandAugment(num_ops=self.operations, magnitude=self.magnitude)
+        images = (inputs * 255).round().to(torch.uint8)
+        seeds = streams.bits(()).tolist()
+        with torch.random.fork_rng(devices=[]):
+            changed = [
+                _seeded(change, seed, image) for seed, image in zip(seeds, images, strict=True)
+            ]
+        return torch.stack(changed).to(inputs.dtype) / 255, labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixUp:
+    """Blend each image and label with its neighbour in the batch.
+
+    Attributes:
+        alpha: Of the Beta distribution of the shares; one share per batch.
+
+    Reference:
+        Zhang, Cisse, Dauphin, Lopez-Paz: mixup: beyond empirical risk minimization. ICLR 2018.
+    """
+
+    alpha: float = 1.0
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Labels become shares."""
+        from torchvision.transforms import v2
+
+        return _mixed(v2.MixUp(alpha=self.alpha, num_classes=classes), inputs, labels, streams)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutMix:
+    """Paste a rectangle of each image's neighbour in the batch over it.
+
+    Attributes:
+        alpha: Of the Beta distribution of the rectangle's share; one rectangle per batch.
+
+    Reference:
+        Yun, Han, Oh, Chun, Choe, Yoo: CutMix: regularization strategy to train strong classifiers
+        with localizable features. ICCV 2019.
+    """
+
+    alpha: float = 1.0
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Labels become shares."""
+        from torchvision.transforms import v2
+
+        return _mixed(v2.CutMix(alpha=self.alpha, num_classes=classes), inputs, labels, streams)
+
+
+def _mixed(change: Any, inputs: Tensor, labels: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    # One draw for the whole batch: from the stream of its first example.
+    seed = int(streams.take([0]).bits(())[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mixed: tuple[Tensor, Tensor] = change(inputs, labels)
+    return mixed
+
+
+def _seeded(change: Any, seed: int, image: Tensor) -> Tensor:  # noqa: ANN401 - torchvision's transforms
+    torch.manual_seed(seed)
+    changed: Tensor = change(image)
+    return changed

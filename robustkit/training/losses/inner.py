@@ -1,0 +1,80 @@
+"""The inner maximisation of adversarial training."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustkit.attacks.steps import reach, steepest
+from robustkit.randomness import Streams
+from robustkit.threat_models import PerturbationSet
+
+Start = Literal["uniform", "gaussian", "clean"]
+STARTS: tuple[Start, ...] = ("uniform", "gaussian", "clean")
+
+# The standard deviation of a Gaussian start, in the units of the images.
+_FAINT = 0.001
+# In l1, the share of values that one step moves.
+_SPARSITY = 0.05
+
+
+def maximise(
+    model: nn.Module,
+    clean: Tensor,
+    gain: Callable[[Tensor], Tensor],
+    allowed: PerturbationSet,
+    *,
+    steps: int,
+    step_size: float,
+    start: Start,
+    streams: Streams,
+) -> Tensor:
+    """Raise a gain for a fixed number of steps; no example leaves early.
+
+    Every row is its own problem: gains are added up, never averaged, so that neither the batch's
+    size nor a neighbour moves a step. The projection is outside the differentiated graph.
+
+    Args:
+        model: The bare model, held still.
+        clean: (N, C, H, W) where the ball is centred.
+        gain: Of (N, K) logits, (N,) what is raised.
+        allowed: What may be changed.
+        steps: For one gradient each.
+        step_size: In units of the radius.
+        start: `uniform` in the set, `gaussian` with standard deviation 0.001, or at the `clean`
+            inputs.
+        streams: One per row.
+
+    Returns:
+        Like `clean`, inside the set, detached.
+    """
+    point = begin(clean, allowed, start=start, streams=streams)
+    length = step_size * reach(allowed, clean)
+    with torch.enable_grad():
+        for _ in range(steps):
+            variable = point.requires_grad_()
+            total = gain(model(variable).float()).sum()
+            (gradient,) = torch.autograd.grad(total, variable)
+            point = climb(variable.detach(), gradient, clean, allowed, length=length)
+    return point
+
+
+@torch.no_grad()
+def begin(clean: Tensor, allowed: PerturbationSet, *, start: Start, streams: Streams) -> Tensor:
+    """Where the search starts: like `clean`, inside the set."""
+    if start == "uniform":
+        return allowed.sample(clean, streams=streams.fork("start"))
+    if start == "gaussian":
+        noise = _FAINT * streams.fork("start").normal(tuple(clean.shape[1:]))
+        return allowed.project(clean, clean + noise)
+    return clean.detach().clone()
+
+
+@torch.no_grad()
+def climb(
+    point: Tensor, gradient: Tensor, clean: Tensor, allowed: PerturbationSet, *, length: float
+) -> Tensor:
+    """One step along the steepest direction of the set's norm, projected back."""
+    direction = steepest(gradient, point, allowed, sparsity=_SPARSITY)
+    return allowed.project(clean, point + length * direction)
