@@ -1,6 +1,7 @@
 """Running attacks over the examples that still stand, and judging what they return."""
 
 import functools
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ class Engine:
                 # images together as in a run that was never interrupted.
                 if not done.issuperset(block.tolist()):
                     self._block(stage, attack, block)
+        tried = sorted(row for group in self.records.stage(stage) for row in group.rows)
+        if tried != sorted(standing.tolist()):
+            # An example that no attack has tried must never pass for one that withstood it.
+            raise RuntimeError(f"{name} was given {len(standing)} examples and tried {len(tried)}.")
 
     def _search(self, stage: int, attack: Stepwise[Any], rows: Tensor) -> None:
         everyone = self.streams(torch.arange(len(self.data)), self._purpose(stage))
@@ -125,7 +130,7 @@ class Engine:
         targets = self._objective(torch.arange(len(self.data)))
 
         def source(room: int) -> Rows | None:
-            taken = [row for row, _ in zip(queue, range(room), strict=False)]
+            taken = list(itertools.islice(queue, room))
             if not taken:
                 return None
             index = torch.cat(taken)
