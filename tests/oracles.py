@@ -158,9 +158,10 @@ class Network(nn.Module):
 
     def __init__(self, *, channels: int = 3, classes: int = 4, seed: int = 0) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, 6, 3, padding=1)
-        self.norm = nn.BatchNorm2d(6)
-        self.last = nn.Linear(24, classes)
+        with torch.random.fork_rng(devices=[]):
+            self.first = nn.Conv2d(channels, 6, 3, padding=1)
+            self.norm = nn.BatchNorm2d(6)
+            self.last = nn.Linear(24, classes)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():

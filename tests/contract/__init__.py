@@ -1,0 +1,1 @@
+"""What everything registered must keep to."""
