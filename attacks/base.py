@@ -36,8 +36,7 @@ class EvasionAttack(ABC, Generic[ViewT]):
         norms: Perturbation sets it can work in, by `PerturbationSet.norm`.
         goals: Goals it can pursue, by `Goal.name`.
         minimises: It looks for the smallest change, so that a point outside the radius is a
-        measured
-            distance and not a violation.
+            measured distance and not a violation.
         order_free: An example's result depends on nothing but the example; False for foreign code.
     """
 
@@ -148,7 +147,7 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
     """An attack that alternates between proposing points and seeing their logits and gradients.
 
     It says nothing about batches: the loop that drives it mixes rows that are at different steps,
-    attempts and examples, and lets a row leave at its first success.
+    attempts and examples, and lets a row leave at its first success (see `wins`).
     """
 
     access: ClassVar[Access] = Access.GRADIENT
@@ -175,9 +174,35 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         """Take in what was seen at the proposed points.
 
         Returns:
-            (N,) bool: the rows that are finished; their result is what `propose` gives next. That
-            point is not tried before another attempt starts: `update` must have seen it then.
+            (N,) bool: the rows that are finished. What `result` gives then is not tried before
+            another attempt starts: `update` must have seen it.
         """
+
+    def wins(self, state: StateT, reached: Tensor) -> Tensor:
+        """Which of the proposed points end the search of their example.
+
+        By default every point that reaches the objective. An attack says otherwise that looks for
+        the nearest such point, or that proposes points outside the set on its way.
+
+        Args:
+            state: The state that proposed the points, before `update`.
+            reached: (N,) bool: the points that reach the objective.
+
+        Returns:
+            (N,) bool.
+        """
+        return reached
+
+    def result(self, state: StateT) -> Tensor:
+        """(N, C, H, W) what the search gives back where it ends without a win.
+
+        By default the next point. Inside the allowed set, unless the attack `minimises`.
+        """
+        return self.propose(state)
+
+    def again(self, state: StateT) -> StateT:
+        """The state before the first step of the next attempt, made from the end of the last."""
+        return self.begin(state.rows.next_attempt())
 
     def run(
         self,
@@ -253,7 +278,7 @@ def search(
         output = view.answer(inputs, state.rows.index)
         gradient = _gradient(attack.gain(state, output.logits), inputs)
         with torch.no_grad():
-            reached = state.rows.objective.reached(output)
+            reached = attack.wins(state, state.rows.objective.reached(output))
             done = attack.update(state, output.logits.detach(), gradient)
             present = state.rows.index >= 0
             broke = _penniless(view, state.rows.index)
@@ -265,12 +290,11 @@ def search(
             out = (leaving & ~again).nonzero()[:, 0]
             if len(out):
                 points = torch.where(
-                    _columns(reached[out], inputs), inputs[out], attack.propose(state)[out]
+                    _columns(reached[out], inputs), inputs[out], attack.result(state)[out]
                 )
                 yield Found(state.rows.index[out], points.detach())
             going_on = [take_rows(state, rows) for rows in _where(present & ~leaving)]
-            retries = [take_rows(state.rows, rows).next_attempt() for rows in _where(again)]
-            going_on += [attack.begin(rows) for rows in retries]
+            going_on += [attack.again(take_rows(state, rows)) for rows in _where(again)]
             state = _refilled(attack, going_on, source, width, pad=pad)
 
 
