@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from robustkit.threat_models.perturbation import Patch as Patch
     from robustkit.threat_models.perturbation import PerturbationSet as PerturbationSet
     from robustkit.threat_models.presets import load as load
+    from robustkit.threat_models.trace import CurvePoint as CurvePoint
+    from robustkit.threat_models.trace import Trace as Trace
+    from robustkit.threat_models.trace import curve as curve
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -63,5 +66,8 @@ else:
             "Patch": "perturbation",
             "PerturbationSet": "perturbation",
             "load": "presets",
+            "CurvePoint": "trace",
+            "Trace": "trace",
+            "curve": "trace",
         },
     )

@@ -69,6 +69,9 @@ def _describe(value: Any) -> str:  # noqa: ANN401 - whatever a foreign model ret
     return f"a {type(value).__name__}"
 
 
+Observer = Callable[[Tensor, Tensor, Output, Tensor], None]
+
+
 class Meter:
     """The only way to the model: runs it at a fixed width, charges the ledger, keeps the budget.
 
@@ -77,6 +80,8 @@ class Meter:
         width: Rows in which the model is run; None runs every batch as it comes.
         queries: Queries each example may pay for; None for any number.
         stochastic: Whether the model answers at random.
+        observer: Told of all queries that somebody pays for, after the answer: what was asked, who
+            pays, the answers, and how many queries the payer has then spent. None: nobody is told.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Meter:
         self.queries = queries
         self.ledger = Ledger(len(streams), streams.ids.device)
         self.stochastic = bool(getattr(model, "stochastic", False))
+        self.observer: Observer | None = None
         self._model = model
         self._streams = streams.fork("search")
         self._calls = 0
@@ -111,6 +117,7 @@ class Meter:
             raise ShapeMismatch(f"{len(inputs)} inputs came with {len(payers)} payers.")
         self._refuse_over_budget(payers)
         draws = self._draws(payers, len(inputs)) if self.stochastic else None
+        numbers = None if self.observer is None or payers is None else self._numbers(payers) + 1
         self.ledger.charge_forward(len(inputs) if payers is None else payers)
         parts = []
         for chunk, rows in chunks(inputs, self.width):
@@ -121,7 +128,13 @@ class Meter:
             answers = answer(self._model, watched_chunk, streams)
             parts.append(answers.take(slice(0, rows.stop - rows.start)))
         output = Output.cat(parts)
-        return output if payers is None else output.hidden(payers < 0)
+        if payers is None:
+            return output
+        output = output.hidden(payers < 0)
+        if self.observer is not None and numbers is not None:
+            with torch.no_grad():
+                self.observer(inputs.detach(), payers, output, numbers)
+        return output
 
     def _refuse_over_budget(self, payers: Tensor | None) -> None:
         if self.queries is None:
@@ -141,6 +154,10 @@ class Meter:
             return (
                 self._streams.fork("unattributed").take(torch.zeros_like(numbers)).on_lanes(numbers)
             )
+        return self._streams.take(payers.clamp_min(0)).on_lanes(self._numbers(payers))
+
+    def _numbers(self, payers: Tensor) -> Tensor:
+        """(M,) how many queries the payer of each row has spent before it."""
         rows = payers.clamp_min(0)
         # Ranked by payer and not by row: padding must not use up the first example's draws.
         order = payers.argsort(stable=True)
@@ -149,7 +166,7 @@ class Meter:
         rank[order] = torch.arange(len(rows), device=rows.device) - torch.searchsorted(
             ordered, ordered
         )
-        return self._streams.take(rows).on_lanes(self.ledger.forward[rows] + rank)
+        return self.ledger.forward[rows] + rank
 
 
 def _stretched(rows: slice, width: int) -> Tensor:
