@@ -103,7 +103,8 @@ class Run:
         with listening(enabled=enabled) as asked, contextlib.closing(board):
             while self.epoch < self.trainer.epochs and self.stopped_by is None:
                 self._train(asked)
-                if self.stopped_by is None:
+                whole = self.step == self.feed.steps
+                if self.stopped_by is None or (self.stopped_by == "max_steps" and whole):
                     self._finish_epoch(board)
         return self._result()
 
@@ -182,7 +183,7 @@ class Run:
         """Stop if the loss is no number or if the run was asked to end; save if it is time."""
         due = self.trainer.checkpoint_steps
         saving = due is not None and self.updates % due == 0
-        over = self.updates == self.trainer.max_steps
+        over = self.trainer.max_steps is not None and self.updates >= self.trainer.max_steps
         every = _LOOK if self.session.device.type == "cuda" else 1
         if not (saving or over or self.step == self.feed.steps or self.step % every == 0):
             return
@@ -217,7 +218,7 @@ class Run:
         reason = stop(self.loss, self.history)
         if reason is not None:
             self.stopped_by = reason
-            self.epoch -= 1
+            self.epoch -= 1  # it goes back to the epoch before
         else:
             self._keep(record)
             self._save()
@@ -334,7 +335,8 @@ class Run:
         images = self.session.images(data.inputs([0]))
         with frozen(self.model), torch.no_grad():
             try:
-                logits = self.model(images)
+                # Not by a call: what is compiled should be compiled for whole batches.
+                logits = self.model.forward(images)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 shape = " x ".join(str(side) for side in images.shape[1:])
                 raise BadInput(
@@ -354,7 +356,7 @@ class Run:
         stopped_by = self.stopped_by or "epochs"
         if stopped_by == "diverged":
             self._gone_wrong()
-        if self.good is None or stopped_by in ("signal", "max_steps"):
+        elif self.good is None or self.step:
             # Ended within an epoch: the weights of now, which nobody has scored.
             self.good = Snapshot.of(self._current(), epoch=self.epoch, score=None)
         best = self.best or self.good
