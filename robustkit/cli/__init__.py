@@ -12,6 +12,7 @@ from robustkit.cli.listing import list_
 from robustkit.cli.show import show
 from robustkit.errors import RobustkitError
 
+STOPPED = 4
 INTERRUPTED = 130
 
 
@@ -49,9 +50,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except RobustkitError as error:
         click.echo(f"Error: {error}", err=True)
+        if error.exit_code == STOPPED:
+            click.echo(_how_to_go_on(given), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(_after_interrupt(given), err=True)
+        click.echo(f"Interrupted. {_how_to_go_on(given)}".rstrip(), err=True)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; Python must not complain when it flushes at exit.
@@ -60,13 +63,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _after_interrupt(given: Sequence[str]) -> str:
+def _how_to_go_on(given: Sequence[str]) -> str:
+    """What becomes of a run that was stopped; empty for a command that leaves nothing behind."""
     if "evaluate" not in given:
-        return "Interrupted."
+        return ""
     if not any(word == "--out" or word.startswith("--out=") for word in given):
-        return "Interrupted. Nothing was kept; add --out DIR to be able to resume a run."
+        return "Nothing was kept; add --out DIR to be able to resume a run."
     words = [*given, *([] if "--resume" in given else ["--resume"])]
-    return f"Interrupted. What was found is kept. Go on with:\n  {command_line(words)}"
+    return f"What was found is kept. Go on with:\n  {command_line(words)}"
 
 
 def command_line(words: Sequence[str]) -> str:

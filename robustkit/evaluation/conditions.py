@@ -9,6 +9,11 @@ from torch import nn
 from robustkit.errors import DeviceLost
 from robustkit.models.frozen import frozen
 
+_ADVICE = {
+    True: "What was recorded is kept: the run can be resumed.",
+    False: "Nothing was recorded: give a folder (out) to be able to resume a run.",
+}
+
 
 @contextlib.contextmanager
 def controlled(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
@@ -47,8 +52,11 @@ def single_precision() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def resumable() -> Iterator[None]:
-    """Say so when the device runs out of memory or fails, and that nothing recorded is lost.
+def resumable(*, kept: bool) -> Iterator[None]:
+    """Say so when the device runs out of memory or fails.
+
+    Args:
+        kept: Whether what has been found is on disk.
 
     Raises:
         DeviceLost: It did.
@@ -58,16 +66,14 @@ def resumable() -> Iterator[None]:
             yield
     except torch.OutOfMemoryError as error:
         raise DeviceLost(
-            "Memory ran out. What was recorded is kept: run the same command with --resume when "
-            "there is more, or begin anew with a smaller --batch-size and another --out."
+            f"Memory ran out. {_ADVICE[kept]} If it happens again, begin anew with a smaller "
+            "batch size."
         ) from error
     except RuntimeError as error:
         if not str(error).startswith("CUDA error"):
             raise
-        raise DeviceLost(
-            f"The device failed ({str(error).splitlines()[0]}). What was recorded is kept: run "
-            "the same command with --resume."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise DeviceLost(f"The device failed ({reason}). {_ADVICE[kept]}") from error
 
 
 @contextlib.contextmanager

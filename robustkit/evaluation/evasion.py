@@ -129,7 +129,7 @@ def evaluate(
             records=records,
             progress=progress or Silent(),
         )
-        with contextlib.closing(records), resumable():
+        with contextlib.closing(records), resumable(kept=out is not None):
             _run(engine, plan)
     result = tally(images, records, plan)
     report = _report(
