@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from robustkit.attacks.building import build as build
     from robustkit.attacks.building import describe as describe
     from robustkit.attacks.building import name_of as name_of
+    from robustkit.attacks.cgba import CGBA as CGBA
+    from robustkit.attacks.cgba import CGBAH as CGBAH
     from robustkit.attacks.fgsm import FGSM as FGSM
     from robustkit.attacks.fgsm import StepLL as StepLL
     from robustkit.attacks.foolbox import FoolboxAttack as FoolboxAttack
@@ -22,6 +24,8 @@ else:
         __name__,
         {
             "AutoAttack": "autoattack",
+            "CGBA": "cgba",
+            "CGBAH": "cgba",
             "EvasionAttack": "base",
             "FGSM": "fgsm",
             "FoolboxAttack": "foolbox",

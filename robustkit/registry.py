@@ -170,6 +170,8 @@ _ATTACKS = (
     ("fgsm", "fgsm:FGSM", "gradient", _LP, _BOTH, "one step along the gradient"),
     ("step-ll", "fgsm:StepLL", "gradient", _LP, _BOTH[:1], "one step to the least likely class"),
     ("pgd", "pgd:PGD", "gradient", _LP, _BOTH, "projected gradient descent with restarts"),
+    ("cgba", "cgba:CGBA", "decision", _LP[1:2], _BOTH, "boundary search along semicircles"),
+    ("cgba-h", "cgba:CGBAH", "decision", _LP[1:2], _BOTH, "CGBA for curved boundaries, targeted"),
     (
         "autoattack",
         "autoattack:AutoAttack",

@@ -1,0 +1,337 @@
+"""What attacks on labels share: an account of queries, starting points, and bisections.
+
+Everything is row-aligned with the victims of the view. `rows` are indices of victims; several rows
+may belong to one victim only where that is said. No question is asked that a victim cannot pay for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks._dct import dimensions, smooth_normal
+from robustkit.errors import DoesNotFit
+from robustkit.passes import padded
+from robustkit.randomness import Streams
+from robustkit.threat_models import Decisions, Objective, PerturbationSet
+
+# Rows in which noise is made where the view names no width.
+_ROWS = 128
+# Binary digits of the fixed-point numbers in which noise is added up: sums of whole numbers do not
+# depend on their order, on any device.
+_FIXED = 2.0**32
+
+Path = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Hunt:
+    """The nearest point found so far for every victim, and what each may still spend.
+
+    Attributes:
+        view: Labels.
+        clean: (N, C, H, W) the inputs before the attack.
+        objective: What is wanted of each.
+        allowed: Gives distances and the value range.
+        streams: One random stream per victim.
+        left: (N,) int64, queries each may still ask.
+        point: (N, C, H, W) the nearest point that was asked about and reached the objective; the
+            clean input where there is none.
+        distance: (N,) float64, how far `point` lies; infinite where there is none.
+    """
+
+    view: Decisions
+    clean: Tensor
+    objective: Objective
+    allowed: PerturbationSet
+    streams: Streams
+    left: Tensor
+    point: Tensor
+    distance: Tensor
+
+    @classmethod
+    def begin(
+        cls,
+        view: Decisions,
+        inputs: Tensor,
+        objective: Objective,
+        allowed: PerturbationSet,
+        streams: Streams,
+        *,
+        queries: int,
+    ) -> "Hunt":
+        """Nothing found yet; without a budget in the view each victim may ask `queries` times."""
+        left = view.remaining
+        if left is None:
+            left = torch.full((len(inputs),), queries, device=inputs.device)
+        return cls(
+            view=view,
+            clean=inputs.detach(),
+            objective=objective,
+            allowed=allowed,
+            streams=streams.on_lanes(0),
+            left=left.clone(),
+            point=inputs.detach().clone(),
+            distance=torch.full(
+                (len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device
+            ),
+        )
+
+    @property
+    def width(self) -> int:
+        """Rows in which questions are made and asked."""
+        return self.view.width or _ROWS
+
+    def started(self) -> Tensor:
+        """(M,) the victims that have a point, are not there yet, and can pay for a query."""
+        found = self.distance.isfinite() & (self.distance > 0)
+        return (found & (self.left > 0)).nonzero()[:, 0]
+
+    def boxed(self, points: Tensor) -> Tensor:
+        """Points brought into the value range."""
+        return points.clamp(self.allowed.low, self.allowed.high)
+
+    def ask(self, points: Tensor, rows: Tensor) -> Tensor:
+        """(M,) bool: whether points reach the objectives of the victims `rows`, who pay for them.
+
+        A refused answer does not. Victims may be named more than once.
+        """
+        labels = self.view.labels(points, rows)
+        self.left.index_add_(0, rows, torch.full_like(rows, -1))
+        if self.objective.targets is not None:
+            return labels == self.objective.targets[rows]
+        return (labels >= 0) & (labels != self.objective.labels[rows])
+
+    def try_out(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Ask, one question a victim, and keep what is nearer than anything before.
+
+        Returns:
+            (M,) bool, as `ask`.
+        """
+        won = self.ask(points, rows)
+        distance = self.allowed.distance(self.clean[rows], points)
+        better = won & (distance < self.distance[rows])
+        kept = torch.where(columns(better), points, self.point[rows])
+        self.point[rows] = kept
+        self.distance[rows] = torch.where(better, distance, self.distance[rows])
+        return won
+
+    def on_segment(self, rows: Tensor, ends: Tensor) -> Path:
+        """The straight lines from the clean inputs of `rows` (0) to `ends` (1)."""
+        clean = self.clean[rows]
+        change = ends - clean
+
+        def path(places: Tensor, at: Tensor) -> Tensor:
+            return self.boxed(clean[places] + columns(at).to(clean.dtype) * change[places])
+
+        return path
+
+    def bisect(
+        self, rows: Tensor, path: Path, *, good: Tensor, bad: Tensor, gap: Tensor, rounds: int = 60
+    ) -> Tensor:
+        """Halve the interval between a good and a bad place of every path until it is small.
+
+        Args:
+            rows: (M,) the victims, each once.
+            path: Gives points: called with places in `rows` and one number for each.
+            good: (M,) float64, where the objective is reached (asked about before).
+            bad: (M,) float64, where it is taken not to be.
+            gap: (M,) float64, the interval at which a search ends.
+            rounds: Questions per victim at most.
+
+        Returns:
+            (M,) the last good place.
+        """
+        good, bad = good.clone(), bad.clone()
+        for _ in range(rounds):
+            busy = ((good - bad).abs() > gap) & (self.left[rows] > 0)
+            places = busy.nonzero()[:, 0]
+            if not len(places):
+                break
+            middle = (good[places] + bad[places]) / 2
+            won = self.try_out(path(places, middle), rows[places])
+            good[places] = torch.where(won, middle, good[places])
+            bad[places] = torch.where(won, bad[places], middle)
+        return good
+
+    def towards(self, rows: Tensor, gap: Tensor, *, ends: Tensor | None = None) -> None:
+        """Bisect the lines from the clean inputs to `ends`, by default to the points found."""
+        goal = self.point[rows] if ends is None else ends
+        ones = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+        length = self.allowed.distance(self.clean[rows], goal).clamp_min(1e-300)
+        path = self.on_segment(rows, goal)
+        self.bisect(rows, path, good=ones, bad=ones * 0, gap=gap / length)
+
+    def packed(self, rows: Tensor, counts: Tensor) -> "list[tuple[Tensor, Tensor]]":
+        """Cut many questions of each victim into batches as wide as the model is run.
+
+        Args:
+            rows: (M,) victims.
+            counts: (M,) int64 questions of each.
+
+        Returns:
+            (places, numbers) of each batch: which of `rows` asks, and its how manieth question.
+        """
+        places = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        numbers = torch.arange(len(places), device=rows.device) - first
+        return list(zip(places.split(self.width), numbers.split(self.width), strict=True))
+
+
+def columns(values: Tensor) -> Tensor:
+    """(N,) numbers shaped to be multiplied with (N, C, H, W)."""
+    return values.reshape(-1, 1, 1, 1)
+
+
+def smooth_noise(
+    streams: Streams, shape: tuple[int, ...], reduction: float, *, draw: Tensor, width: int
+) -> Tensor:
+    """`smooth_normal` for as many rows, made at a fixed width.
+
+    The last bits of a matrix product may depend on the number of rows, so there is always the same.
+    """
+    count = len(streams)
+    rows = padded(torch.arange(count, device=streams.ids.device), max(width, count))
+    return smooth_normal(streams.take(rows), shape, reduction, draw=draw[rows])[:count]
+
+
+@dataclass(slots=True)
+class Slope:
+    """Adds up random directions by what was answered there, exactly and in any order.
+
+    Attributes:
+        total: (M, C, H, W) int64 sum of all directions, in fixed point.
+        good: (M, C, H, W) int64 sum of those that reached the objective.
+        asked: (M,) int64 directions.
+        won: (M,) int64 directions that reached the objective.
+    """
+
+    total: Tensor
+    good: Tensor
+    asked: Tensor
+    won: Tensor
+
+    @classmethod
+    def flat(cls, like: Tensor) -> "Slope":
+        """Nothing seen yet."""
+        zeros = torch.zeros(like.shape, dtype=torch.int64, device=like.device)
+        count = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+        return cls(zeros, zeros.clone(), count, count.clone())
+
+    def add(self, places: Tensor, directions: Tensor, won: Tensor) -> None:
+        """Take in (K, C, H, W) directions and their (K,) bool answers at `places`."""
+        fixed = (directions.double() * _FIXED).to(torch.int64)
+        self.total.index_add_(0, places, fixed)
+        self.good.index_add_(0, places[won], fixed[won])
+        self.asked.index_add_(0, places, torch.ones_like(places))
+        self.won.index_add_(0, places, won.to(torch.int64))
+
+    def direction(self) -> Tensor:
+        """(M, C, H, W) float64: towards the objective, answers weighed against their average.
+
+        Where all answers are the same, the average direction, or away from it.
+        """
+        share = self.won.double() / self.asked.clamp_min(1)
+        rising = self.good.double() - columns(share) * self.total.double()
+        same = (self.won == 0) | (self.won == self.asked)
+        sign = torch.where(self.won > 0, 1.0, -1.0).double()
+        return torch.where(columns(same), columns(sign) * self.total.double(), rising) / _FIXED
+
+
+def check_range(allowed: PerturbationSet) -> None:
+    """Refuse a value range without ends, in which no random image can be drawn.
+
+    Raises:
+        DoesNotFit: It has none.
+    """
+    if not allowed.high - allowed.low < float("inf"):
+        raise DoesNotFit(
+            f"Attacks on labels start from random images and need a finite value range, not "
+            f"[{allowed.low}, {allowed.high}]."
+        )
+
+
+def find_starts(hunt: Hunt, *, tries: int, better: int) -> None:
+    """Give every victim a point that reaches its objective, if one is found.
+
+    First the clean input is asked about: where that reaches the objective already, nothing is to be
+    done. Then images that the adversary owns (`Objective.starts`), or random ones of growing size,
+    until one reaches the objective. A further candidate costs one question: it is looked at only
+    where it would be nearer than the best one so far, and is taken up if it reaches the objective
+    there.
+
+    Args:
+        hunt: The account.
+        tries: Random images at most until the first success.
+        better: Candidates looked at after the first success.
+    """
+    everyone = (hunt.left > 0).nonzero()[:, 0]
+    if len(everyone):
+        hunt.try_out(hunt.clean[everyone], everyone)
+    own = hunt.objective.starts
+    if own is not None:
+        for number in range(own.shape[1]):
+            _candidate(hunt, own[:, number], own[:, number].isfinite().flatten(1).all(1))
+    streams = hunt.streams.fork("start")
+    for number in range(tries):
+        waiting = hunt.distance.isinf() & (hunt.left > 0)
+        if not bool(waiting.any()):
+            break
+        rows = waiting.nonzero()[:, 0]
+        noise = _noise(hunt, streams, rows, number)
+        size = (number + 1) / tries
+        # From faint noise to images that are nothing but noise.
+        span = hunt.allowed.high - hunt.allowed.low
+        hunt.try_out(hunt.boxed(hunt.clean[rows] + 2 * size * span * noise), rows)
+    if own is not None:
+        return
+    for number in range(tries, tries + better):
+        rows = hunt.started()
+        if not len(rows):
+            break
+        ends = hunt.clean.clone()
+        ends[rows] = hunt.clean[rows] + _noise(hunt, streams, rows, number)
+        there = torch.zeros_like(hunt.distance, dtype=torch.bool).index_fill_(0, rows, 1)
+        _candidate(hunt, ends, there)
+
+
+def _noise(hunt: Hunt, streams: Streams, rows: Tensor, number: int) -> Tensor:
+    """Noise of root mean square one: by turns of single pixels and of larger and larger blobs."""
+    shape = tuple(hunt.clean.shape[1:])
+    reduction = (1, 2, 4, 8)[number % 4]
+    draw = torch.full_like(rows, number)
+    noise = smooth_noise(streams.take(rows), shape, reduction, draw=draw, width=hunt.width)
+    size = shape[0] * shape[1] * shape[2]
+    return noise * (size / dimensions(shape, reduction)) ** 0.5
+
+
+# How much nearer a further candidate must be, and how often a good one is halved at once.
+_NEARER = 0.9
+_HALVINGS = 3
+
+
+def _candidate(hunt: Hunt, ends: Tensor, there: Tensor) -> None:
+    """Ask about the direction of `ends`, at most at a little less than the best distance so far."""
+    unfinished = (hunt.distance > 0) & (hunt.left > 0)
+    rows = (there & unfinished).nonzero()[:, 0]
+    if not len(rows):
+        return
+    goal = ends[rows]
+    length = hunt.allowed.distance(hunt.clean[rows], goal).clamp_min(1e-300)
+    first = hunt.distance[rows].isinf()
+    at = torch.where(first, 1.0, _NEARER * hunt.distance[rows] / length)
+    path = hunt.on_segment(rows, goal)
+    everywhere = torch.arange(len(rows), device=rows.device)
+    won = hunt.try_out(path(everywhere, at), rows)
+    good = won.nonzero()[:, 0]
+    if not len(good):
+        return
+    hunt.bisect(
+        rows[good],
+        lambda places, at: path(good[places], at),
+        good=at[good],
+        bad=at[good] * 0,
+        gap=at[good] * 0,
+        rounds=_HALVINGS,
+    )

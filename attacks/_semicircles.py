@@ -1,0 +1,203 @@
+"""What CGBA and CGBA-H share: all but the way back to the boundary."""
+
+import itertools
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks._boundary import Hunt, Slope, check_range, columns, find_starts, smooth_noise
+from robustkit.attacks._dct import dimensions
+from robustkit.attacks.base import EvasionAttack, check_rows
+from robustkit.errors import BadInput
+from robustkit.randomness import Streams
+from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
+from robustkit.threat_models.projection import lengths
+
+# Divisors of the frequencies that are tried where none is given, coarse ones first.
+_REDUCTIONS = (4.0, 2.0, 1.0)
+# What a divisor that is not used gains in credit per round: the others may have run dry.
+_CREDIT = 1.1
+# Questions that are kept back for the search along the boundary after a round of noise.
+_SEARCH = 14
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Semicircles(EvasionAttack[Decisions]):
+    """Alternates between estimating the boundary's normal and moving along it; see `CGBA`."""
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    minimises: ClassVar[bool] = True
+
+    queries: int = 5000
+    noise: int = 30
+    reduction: float | None = None
+    step: float = 0.02
+    tolerance: float = 1.0
+    tries: int = 50
+    candidates: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters that mean nothing."""
+        if min(self.queries, self.noise, self.tries) < 1 or self.candidates < 0:
+            raise BadInput(
+                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}, "
+                f"candidates {self.candidates}; the first three must be at least 1, the last 0."
+            )
+        if self.reduction is not None and not self.reduction >= 1:
+            raise BadInput(f"reduction is {self.reduction}; it must be at least 1, or none.")
+        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
+            raise BadInput(
+                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
+                "than 0 and finite."
+            )
+
+    @property
+    def reductions(self) -> tuple[float, ...]:
+        """By what the frequencies of noise may be divided."""
+        return _REDUCTIONS if self.reduction is None else (self.reduction,)
+
+    def run(
+        self,
+        view: Decisions,
+        inputs: Tensor,
+        objective: Objective,
+        allowed: PerturbationSet,
+        *,
+        streams: Streams,
+    ) -> Tensor:
+        """The nearest point found for each input, or the input where no search could start."""
+        check_rows(inputs, objective, streams)
+        check_range(allowed)
+        hunt = Hunt.begin(view, inputs, objective, allowed, streams, queries=self.queries)
+        if not len(inputs):
+            return hunt.point
+        find_starts(hunt, tries=self.tries, better=self.candidates)
+        rows = hunt.started()
+        hunt.towards(rows, self.gap(hunt, rows))
+        drawn = torch.zeros_like(hunt.left)
+        # What each divisor gained at its last use; one that was not used yet is used first.
+        rate = hunt.distance.new_full((len(inputs), len(self.reductions)), math.inf)
+        for iteration in itertools.count(1):
+            rows = hunt.started()
+            counts = self._share(hunt.left[rows], int(self.noise * math.sqrt(iteration)))
+            rows, counts = rows[counts > 0], counts[counts > 0]
+            if not len(rows):
+                break
+            kinds = rate[rows].argmax(1)
+            before, left = hunt.distance[rows], hunt.left[rows]
+            slope = self._look_around(hunt, rows, counts, kinds, drawn)
+            self.advance(hunt, rows, slope)
+            rate[rows] *= _CREDIT
+            gain = torch.log(before / hunt.distance[rows])
+            rate[rows, kinds] = gain / (left - hunt.left[rows])
+        return hunt.point
+
+    @abstractmethod
+    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+        """Move the points of `rows` along the boundary, given the estimated way out of the class.
+
+        Args:
+            hunt: The account.
+            rows: (M,) victims.
+            slope: (M, C, H, W) float64 directions of any length.
+        """
+
+    def gap(self, hunt: Hunt, rows: Tensor) -> Tensor:
+        """(M,) how near to the boundary a search must come, as a length.
+
+        A random step of length s in d dimensions leads s / sqrt(d) towards the boundary.
+        """
+        finest = max(
+            dimensions(tuple(hunt.clean.shape[1:]), divisor) for divisor in self.reductions
+        )
+        return self.tolerance * self.step / math.sqrt(finest) * hunt.distance[rows]
+
+    @staticmethod
+    def _share(left: Tensor, wanted: int) -> Tensor:
+        """(M,) how many questions go into noise; what would not pay another round goes there too.
+
+        Args:
+            left: (M,) what each may still ask.
+            wanted: What a full round takes.
+        """
+        rest = left - wanted - _SEARCH
+        last = (left - _SEARCH).maximum(left // 2)
+        return torch.where(rest > wanted // 2, wanted, last)
+
+    def _look_around(
+        self, hunt: Hunt, rows: Tensor, counts: Tensor, kinds: Tensor, drawn: Tensor
+    ) -> Tensor:
+        """Estimate the normal of the boundary from random steps around the points of `rows`."""
+        points = hunt.point[rows]
+        unit = (points - hunt.clean[rows]) / columns(hunt.distance[rows]).to(points.dtype)
+        length = columns(self.step * hunt.distance[rows]).to(points.dtype)
+        streams = hunt.streams.fork("noise")
+        slope = Slope.flat(points)
+        for places, numbers in hunt.packed(rows, counts):
+            payers = rows[places]
+            noise = self._noise(streams.take(payers), hunt, kinds[places], drawn[payers] + numbers)
+            # A step along the line to the clean input tells nothing about the normal across it,
+            # and drowns what the rest of the step would tell.
+            along = (noise * unit[places]).flatten(1).sum(1, dtype=torch.float64)
+            noise = noise - columns(along).to(noise.dtype) * unit[places]
+            tried = hunt.boxed(points[places] + length[places] * noise)
+            won = hunt.ask(tried, payers)
+            # What was really tried: the value range may have cut the step.
+            slope.add(places, (tried - points[places]) / length[places], won)
+        drawn[rows] += counts
+        return slope.direction()
+
+    def _noise(self, streams: Streams, hunt: Hunt, kinds: Tensor, draw: Tensor) -> Tensor:
+        """Random directions of typical length one."""
+        shape = tuple(hunt.clean.shape[1:])
+        noise = hunt.clean.new_zeros(len(kinds), *shape)
+        for kind, reduction in enumerate(self.reductions):
+            mine = (kinds == kind).nonzero()[:, 0]
+            if len(mine):
+                made = smooth_noise(
+                    streams.take(mine), shape, reduction, draw=draw[mine], width=hunt.width
+                )
+                noise[mine] = made / dimensions(shape, reduction) ** 0.5
+        return noise
+
+
+class Arc:
+    """The semicircles over the lines from clean inputs to boundary points.
+
+    The point at angle a from the line lies at r cos(a) from the clean input, r being the line's
+    length, in the plane of the line and a given direction. Angles are numbers; nothing is
+    normalised twice and no arc cosine is taken.
+
+    Attributes:
+        radius: (M,) float64, r.
+        angle: (M,) float64 in [0, pi], between the line and the given direction.
+        flat: (M,) bool: the direction is that of the line, and there is no plane.
+    """
+
+    def __init__(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+        """Args: the account, (M,) victims, and (M, C, H, W) float64 directions."""
+        self._clean = hunt.clean[rows]
+        self._line = hunt.point[rows] - self._clean
+        self._boxed = hunt.boxed
+        line = self._line.double()
+        self.radius = lengths(line).clamp_min(1e-300)
+        unit = line / columns(self.radius)
+        along = (slope * unit).flatten(1).sum(1)
+        across = slope - columns(along) * unit
+        aside = lengths(across)
+        self.angle = torch.atan2(aside, along)
+        self.flat = ~(aside > 1e-12 * lengths(slope))
+        side = across * columns(self.radius / aside.clamp_min(1e-300))
+        self._side = side.to(self._clean.dtype)
+
+    def __call__(self, places: Tensor, angle: Tensor) -> Tensor:
+        """Points at (K,) float64 angles from the lines of (K,) places."""
+        cosine, sine = angle.cos(), angle.sin()
+        forth = columns(cosine * cosine).to(self._line.dtype) * self._line[places]
+        aside = columns(cosine * sine).to(self._line.dtype) * self._side[places]
+        return self._boxed(self._clean[places] + forth + aside)
