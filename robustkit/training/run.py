@@ -354,16 +354,18 @@ class Run:
 
     def _result(self) -> TrainResult:
         stopped_by = self.stopped_by or "epochs"
+        last = self.good
         if stopped_by == "diverged":
-            self._gone_wrong()
-        elif self.good is None or self.step:
+            last = self._last_good()
+        elif last is None or self.step:
             # Ended within an epoch: the weights of now, which nobody has scored.
-            self.good = Snapshot.of(self._current(), epoch=self.epoch, score=None)
-        best = self.best or self.good
+            last = Snapshot.of(self._current(), epoch=self.epoch, score=None)
+        best = self.best or last
         best.load_into(self.model)
-        return TrainResult(best, self.good, tuple(self.history), stopped_by)
+        return TrainResult(best, last, tuple(self.history), stopped_by)
 
-    def _gone_wrong(self) -> None:
+    def _last_good(self) -> Snapshot:
+        """What there was before the loss became no number."""
         place = f"in epoch {self.epoch + 1}, step {self.step} of {self.feed.steps}"
         advice = "Lower the learning rate, or clip gradients."
         if self.good is None:
@@ -374,6 +376,7 @@ class Run:
             self.good.epoch,
             advice,
         )
+        return self.good
 
 
 def _packed(snapshot: Snapshot | None) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ class Loss(Protocol):
     - `state_dict()` and `load_state_dict(state)`: tensors that must survive a resumed run.
     """
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, /) -> Tensor:
         """The mean loss of a batch, a scalar.
 
         Args:
