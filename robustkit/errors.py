@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 
+# Names beyond which a message that has near names does not list all.
+_LONG = 30
+
+
 class RobustkitError(Exception):
     """Base of everything robustkit raises on purpose."""
 
@@ -31,9 +35,9 @@ class UnknownName(BadInput, LookupError):
         spelled = {known_name.lower(): known_name for known_name in names}
         near = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
         hint = f"Did you mean {', '.join(spelled[match] for match in near)}? " if near else ""
-        super().__init__(
-            f"No {kind} is called {name!r}. {hint}Known: {', '.join(names) or 'none'}."
-        )
+        # A long list would bury the hint.
+        listed = "" if near and len(names) > _LONG else f"Known: {', '.join(names) or 'none'}."
+        super().__init__(f"No {kind} is called {name!r}. {hint}{listed}".rstrip())
 
 
 class MissingFile(BadInput, FileNotFoundError):

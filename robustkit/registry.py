@@ -15,7 +15,7 @@ from typing import Any
 
 from robustkit.errors import MissingExtra, UnknownName
 
-KINDS = ("attacks", "models", "data", "threats", "losses")
+KINDS = ("attacks", "models", "data", "threats", "losses", "recipes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +74,13 @@ def find(kind: str, name: str) -> Entry:
     """
     known = entries(kind)
     if name not in known:
-        raise UnknownName(kind.rstrip("s"), name, known)
+        raise UnknownName(singular(kind), name, known)
     return known[name]
+
+
+def singular(kind: str) -> str:
+    """What one thing of a kind is called."""
+    return {"data": "data set", "losses": "loss", "threats": "threat model"}.get(kind, kind[:-1])
 
 
 @functools.cache
@@ -178,7 +183,7 @@ _ATTACKS = (
         "gradient",
         _LP,
         _BOTH[:1],
-        "pyautoattack; autoattack:standard (default), autoattack:plus, autoattack:rand",
+        "AutoAttack, also autoattack:plus, autoattack:rand",
     ),
     (
         "foolbox",
@@ -186,7 +191,7 @@ _ATTACKS = (
         "decision",
         ("linf", "l2", "l1", "l0"),
         _BOTH,
-        "any attack of Foolbox by its class name, as in foolbox:HopSkipJumpAttack",
+        "any attack of Foolbox, as in foolbox:LinfPGD",
     ),
 )
 
@@ -203,6 +208,35 @@ _LOSSES = (
         "early-learning",
         "early_learning:EarlyLearning",
         "for noisy labels: a pull towards what the model said before",
+    ),
+)
+
+_RECIPES = (
+    ("digits-pgd", "A small residual network on digits, PGD training: seconds"),
+    (
+        "fashion-mnist-pgd",
+        "A small convolutional network on Fashion-MNIST, PGD training: minutes on two cores",
+    ),
+    (
+        "fashion-mnist-trades",
+        "A small convolutional network on Fashion-MNIST, TRADES: minutes on two cores",
+    ),
+    (
+        "fashion-mnist-fast",
+        "A small convolutional network on Fashion-MNIST, one-step training: a minute on two cores",
+    ),
+    ("cifar10-resnet18-pgd", "ResNet-18 on CIFAR-10, PGD training with early selection: a GPU"),
+    ("cifar10-wrn-28-10-pgd", "WRN-28-10 on CIFAR-10, PGD training with early selection: a GPU"),
+    ("cifar10-wrn-34-10-pgd", "WRN-34-10 on CIFAR-10, PGD training with early selection: a GPU"),
+    ("cifar10-resnet18-trades", "ResNet-18 on CIFAR-10, TRADES: a GPU"),
+    ("cifar10-wrn-34-10-trades", "WRN-34-10 on CIFAR-10, TRADES: a GPU"),
+    (
+        "cifar10-wrn-34-10-trades-awp",
+        "WRN-34-10 on CIFAR-10, TRADES with adversarial weight perturbation: a GPU",
+    ),
+    (
+        "cifar10-preact-resnet18-fast",
+        "PreAct ResNet-18 on CIFAR-10, one-step training in 15 epochs: minutes on a GPU",
     ),
 )
 
@@ -250,5 +284,14 @@ BUILTIN: tuple[Entry, ...] = (
             summary=summary,
         )
         for name, target, summary in _LOSSES
+    ),
+    *(
+        Entry(
+            kind="recipes",
+            name=name,
+            target=f"robustkit.training.recipe:recipe_{name.replace('-', '_')}",
+            summary=summary,
+        )
+        for name, summary in _RECIPES
     ),
 )

@@ -17,8 +17,9 @@ def show(name: str) -> None:
     matching = [entry for entry in found if entry.name == name]
     if not matching:
         raise UnknownName("attack, model, data set or threat model", name, (e.name for e in found))
-    for entry in matching:
-        click.echo(f"{entry.name} ({entry.kind.removesuffix('s')}): {entry.summary}")
+    for number, entry in enumerate(matching):
+        click.echo("\n" if number else "", nl=False)
+        click.echo(f"{entry.name} ({registry.singular(entry.kind)}): {entry.summary}")
         for label, value in (
             ("access", entry.access),
             ("norms", ", ".join(entry.norms)),
