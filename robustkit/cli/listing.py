@@ -22,7 +22,8 @@ def list_(kind: str | None) -> None:
                 table.add_column(column)
         table.add_column("", ratio=1)
         for entry in registry.entries(chosen).values():
-            facts = [entry.access, " ".join(entry.norms), " ".join(entry.goals)]
+            goals = "any" if len(entry.goals) > 1 else " ".join(entry.goals)
+            facts = [entry.access, " ".join(entry.norms), goals]
             needs = f" (needs robustkit[{entry.extra}])" if entry.extra else ""
             row = [entry.name, *(facts if chosen == "attacks" else []), entry.summary + needs]
             table.add_row(*(Text(cell) for cell in row))
