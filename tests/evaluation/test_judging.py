@@ -1,5 +1,6 @@
 """The judge: cheats score nothing, each example is judged afresh, and the bill is exact."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -163,3 +164,15 @@ def test_padding_is_run_but_not_charged(model: CNN) -> None:
     guards_rows = 2 * 32 + 2  # asked twice, at the full width and before that with one row
     assert wide.cost.rows_run == counting.count.rows - guards_rows
     assert wide.cost.rows_run % 32 == 0
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_model_is_run_at_one_width(name: str, model: CNN) -> None:
+    # What makes results independent of order and neighbours, to the last bit.
+    seen = []
+    counting = Counting(model, lambda count: seen.append(count.rows))
+    evaluate(counting, digits(15), threat(), attacks=PLANS[name], batch_size=4)
+    sizes = {after - before for before, after in itertools.pairwise([0, *seen])}
+    assert sizes == {1, 4}  # one row alone is tried first, in the guards
+    assert seen[:2] == [1, 2]
+    assert all((rows - 2) % 4 == 0 for rows in seen[1:])
