@@ -10,6 +10,7 @@ import click
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_
 from robustkit.cli.show import show
+from robustkit.cli.train import train
 from robustkit.errors import RobustkitError
 
 STOPPED = 4
@@ -29,6 +30,7 @@ def commands() -> None:
 commands.add_command(evaluate)
 commands.add_command(list_)
 commands.add_command(show)
+commands.add_command(train)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,10 +20,10 @@ def describe(value: object) -> Any:  # noqa: ANN401 - JSON
         >>> describe(SGD(lr=0.5))["lr"]
         0.5
     """
+    if isinstance(value, Enum):  # before numbers: an IntEnum is one too
+        return value.name.lower()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Enum):
-        return value.name.lower()
     if isinstance(value, nn.Module):
         return {"type": type(value).__qualname__, "sha256": fingerprint(value)}
     if isinstance(value, Tensor):

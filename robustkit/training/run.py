@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.data import LabelledImages
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, DeviceLost
 from robustkit.models import fingerprint
 from robustkit.models.frozen import frozen
 from robustkit.training.batch import Batch
@@ -123,7 +123,13 @@ class Run:
                 step=self.step,
             )
         while self.step < self.feed.steps and self.stopped_by is None:
-            self._update(self.feed.batches(order, self.epoch, self.step))
+            try:
+                self._update(self.feed.batches(order, self.epoch, self.step))
+            except torch.OutOfMemoryError as error:
+                raise DeviceLost(
+                    f"A batch of {self.feed.batch_size} does not fit into the device's memory. "
+                    "Accumulate it in more parts, or give a smaller batch size."
+                ) from error
             self.step += 1
             self.updates += 1
             self._look(asked)
