@@ -120,3 +120,15 @@ def test_equal_logits_give_finite_losses_and_gradients(name: AttackLoss) -> None
 def test_losses_stay_on_the_device(name: AttackLoss, device: torch.device) -> None:
     objective = Objective(LABELS.to(device), TARGETS.to(device))
     assert LOSSES[name](LOGITS.to(device), objective).device.type == device.type
+
+
+def test_certainty_does_not_turn_the_cross_entropy() -> None:
+    """What pushes the wrong class up pushes the right one down as much, however sure the model."""
+    for lead in (1.0, 20.0, 60.0, 80.0):
+        logits = torch.tensor([[lead, 0.0]], requires_grad=True)
+        loss = cross_entropy(logits, Objective(torch.tensor([0])))
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        assert float(gradient[0, 1]) > 0
+        assert float(gradient[0, 0]) == -float(gradient[0, 1])
+        exact = torch.nn.functional.cross_entropy(logits.detach().double(), torch.tensor([0]))
+        torch.testing.assert_close(loss[0].double().detach(), exact, rtol=1e-4, atol=1e-20)
