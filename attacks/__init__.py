@@ -7,6 +7,7 @@ from robustkit.lazy import exports
 # A public name is written twice: below for type checkers (`from x import Name as Name`), and in
 # the table for Python, which imports it on first use.
 if TYPE_CHECKING:
+    from robustkit.attacks.apgd import APGD as APGD
     from robustkit.attacks.autoattack import AutoAttack as AutoAttack
     from robustkit.attacks.base import EvasionAttack as EvasionAttack
     from robustkit.attacks.base import Stepwise as Stepwise
@@ -18,20 +19,27 @@ if TYPE_CHECKING:
     from robustkit.attacks.fgsm import FGSM as FGSM
     from robustkit.attacks.fgsm import StepLL as StepLL
     from robustkit.attacks.foolbox import FoolboxAttack as FoolboxAttack
+    from robustkit.attacks.geoda import GeoDA as GeoDA
     from robustkit.attacks.pgd import PGD as PGD
+    from robustkit.attacks.rays import RayS as RayS
+    from robustkit.attacks.surfree import SurFree as SurFree
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "APGD": "apgd",
             "AutoAttack": "autoattack",
             "CGBA": "cgba",
             "CGBAH": "cgba",
             "EvasionAttack": "base",
             "FGSM": "fgsm",
             "FoolboxAttack": "foolbox",
+            "GeoDA": "geoda",
             "PGD": "pgd",
+            "RayS": "rays",
             "StepLL": "fgsm",
             "Stepwise": "base",
+            "SurFree": "surfree",
             "build": "building",
             "describe": "building",
             "name_of": "building",

@@ -4,6 +4,7 @@ Everything is row-aligned with the victims of the view. `rows` are indices of vi
 may belong to one victim only where that is said. No question is asked that a victim cannot pay for.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -176,7 +177,11 @@ class Hunt:
         places = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         first = (counts.cumsum(0) - counts).repeat_interleave(counts)
         numbers = torch.arange(len(places), device=rows.device) - first
-        return list(zip(places.split(self.width), numbers.split(self.width), strict=True))
+        starts = range(0, len(places), self.width)
+        return [
+            (places[start : start + self.width], numbers[start : start + self.width])
+            for start in starts
+        ]
 
 
 def columns(values: Tensor) -> Tensor:
@@ -191,9 +196,13 @@ def smooth_noise(
 
     The last bits of a matrix product may depend on the number of rows, so there is always the same.
     """
-    count = len(streams)
-    rows = padded(torch.arange(count, device=streams.ids.device), max(width, count))
-    return smooth_normal(streams.take(rows), shape, reduction, draw=draw[rows])[:count]
+    parts = []
+    for start in range(0, len(streams), width):
+        rows = torch.arange(start, min(start + width, len(streams)), device=streams.ids.device)
+        same = padded(rows, width)
+        made = smooth_normal(streams.take(same), shape, reduction, draw=draw[same])
+        parts.append(made[: len(rows)])
+    return torch.cat(parts)
 
 
 @dataclass(slots=True)
@@ -236,7 +245,8 @@ class Slope:
         rising = self.good.double() - columns(share) * self.total.double()
         same = (self.won == 0) | (self.won == self.asked)
         sign = torch.where(self.won > 0, 1.0, -1.0).double()
-        return torch.where(columns(same), columns(sign) * self.total.double(), rising) / _FIXED
+        slope: Tensor = torch.where(columns(same), columns(sign) * self.total.double(), rising)
+        return slope.div(_FIXED)
 
 
 def check_range(allowed: PerturbationSet) -> None:
@@ -303,7 +313,7 @@ def _noise(hunt: Hunt, streams: Streams, rows: Tensor, number: int) -> Tensor:
     draw = torch.full_like(rows, number)
     noise = smooth_noise(streams.take(rows), shape, reduction, draw=draw, width=hunt.width)
     size = shape[0] * shape[1] * shape[2]
-    return noise * (size / dimensions(shape, reduction)) ** 0.5
+    return noise * math.sqrt(size / dimensions(shape, reduction))
 
 
 # How much nearer a further candidate must be, and how often a good one is halved at once.

@@ -175,8 +175,12 @@ _ATTACKS = (
     ("fgsm", "fgsm:FGSM", "gradient", _LP, _BOTH, "one step along the gradient"),
     ("step-ll", "fgsm:StepLL", "gradient", _LP, _BOTH[:1], "one step to the least likely class"),
     ("pgd", "pgd:PGD", "gradient", _LP, _BOTH, "projected gradient descent with restarts"),
+    ("apgd", "apgd:APGD", "gradient", _LP, _BOTH, "PGD that chooses its own step sizes"),
     ("cgba", "cgba:CGBA", "decision", _LP[1:2], _BOTH, "boundary search along semicircles"),
     ("cgba-h", "cgba:CGBAH", "decision", _LP[1:2], _BOTH, "CGBA for curved boundaries, targeted"),
+    ("geoda", "geoda:GeoDA", "decision", _LP[1:2], _BOTH, "normals of nearly flat boundaries"),
+    ("surfree", "surfree:SurFree", "decision", _LP[1:2], _BOTH, "random circles, no gradients"),
+    ("rays", "rays:RayS", "decision", _LP[:1], _BOTH[:1], "sign patterns, searched by rays"),
     (
         "autoattack",
         "autoattack:AutoAttack",

@@ -327,7 +327,7 @@ def attack_alone(
     objective = Objective(problem.labels[rows], wanted)
     changed = attack.run(view, clean, objective, allowed, streams=streams)  # type: ignore[arg-type]
     verdict = threat.judge(problem.model, clean, changed, objective, view.spent)
-    if not bool(verdict.allowed):
+    if not (attack.minimises or bool(verdict.allowed)):
         raise AssertionError(f"{attack} left {allowed}: distance {float(verdict.distance)}")
     return bool(verdict.achieved)
 

@@ -12,6 +12,11 @@ from tests.contract.checks import CHECKS, Case
 
 # What stands for a name that needs more words, or whose defaults take long: (spec, options).
 EXAMPLES: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
+    "cgba": (("cgba", {"queries": "600"}),),
+    "geoda": (("geoda", {"queries": "1500", "reduction": "1"}),),
+    "surfree": (("surfree", {"queries": "1500", "reduction": "1"}),),
+    "rays": (("rays", {"queries": "600"}),),
+    "cgba-h": (("cgba-h", {"queries": "1000"}),),
     "pgd": (("pgd", {"steps": "10", "restarts": "2"}), ("pgd", {"momentum": "3/4", "loss": "dlr"})),
     "foolbox": (
         ("foolbox:LinfPGD", {"steps": "5"}),
