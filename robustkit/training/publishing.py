@@ -19,7 +19,7 @@ from robustkit.training.result import TrainResult
 def prepare(
     spec: str, arguments: Mapping[str, Any], data: LabelledImages, *, seed: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model to be trained, and the arguments with which it can be built again.
+    """The model to be trained, in eval mode, and the arguments to build it with again.
 
     Args:
         spec: What `models.load` takes. An untrained architecture is built for the data; what comes
@@ -39,7 +39,8 @@ def prepare(
         "size": data.shape[1],
         **arguments,
     }
-    return models.rebuild(models.recipe(spec, {**complete, "seed": seed})), complete
+    model = models.rebuild(models.recipe(spec, {**complete, "seed": seed}))
+    return model.eval(), complete
 
 
 def record(

@@ -12,6 +12,7 @@ from robustkit.errors import BadInput
 from robustkit.threat_models import ThreatModel
 from robustkit.training.batch import Batch
 from robustkit.training.feeding import Feed
+from robustkit.training.losses.adversarial import adversary_of
 from robustkit.training.losses.base import held
 from robustkit.training.losses.pgd import PGDTraining
 from robustkit.training.runtime import Session
@@ -52,10 +53,19 @@ class RobustAccuracy:
     Attributes:
         threat: The adversary; its perturbation set counts.
         steps: Of PGD.
+
+    Raises:
+        BadInput: No steps, or a threat model that is not about inputs.
     """
 
     threat: ThreatModel
     steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        adversary_of(self.threat, type(self).__name__)
+        if self.steps < 1:
+            raise BadInput(f"The held-out score takes {self.steps} steps; give at least 1 step.")
 
     @property
     def metric(self) -> str:
