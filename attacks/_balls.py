@@ -1,0 +1,70 @@
+"""Balls whose radius differs from row to row."""
+
+import torch
+from torch import Tensor
+
+from robustkit.threat_models import PerturbationSet
+from robustkit.threat_models.projection import lengths, project_l1, shifted
+
+
+def columns(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) values in the shape (N, 1, ...) that is broadcast over the rows of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def project(clean: Tensor, changed: Tensor, radius: Tensor, allowed: PerturbationSet) -> Tensor:
+    """Bring each row into a ball of its own around the clean image, and into the value range.
+
+    As `LpBall.project` does it for one radius.
+
+    Args:
+        clean: (N, C, H, W) the centres.
+        changed: Like `clean`.
+        radius: (N,) float64, finite.
+        allowed: Its norm (linf, l2 or l1) and its value range count, its radius does not.
+
+    Returns:
+        Like `clean`.
+    """
+    if allowed.norm == "linf":
+        near = columns(radius, clean).to(clean.dtype)
+        inside = changed.clamp(allowed.low, allowed.high)
+        return inside.maximum(clean - near).minimum(clean + near)
+    if allowed.norm == "l2":
+        change = changed - clean
+        factor = (radius / lengths(change).clamp_min(1e-30)).clamp_max(1.0).to(clean.dtype)
+        return (clean + change * columns(factor, clean)).clamp(allowed.low, allowed.high)
+    # Everything is scaled to the ball of radius one and back.
+    unit = columns(radius, clean).clamp_min(1e-30)
+    projected = project_l1(
+        (changed - clean).double() / unit,
+        1.0,
+        lowest=(allowed.low - clean).double() / unit,
+        highest=(allowed.high - clean).double() / unit,
+    )
+    change = projected * columns(radius, clean)
+    return shifted(clean, change).clamp(allowed.low, allowed.high)
+
+
+def sparse_step(
+    gradient: Tensor, point: Tensor, density: Tensor, allowed: PerturbationSet
+) -> Tensor:
+    """A step of l1 length one: equal moves of the values with the largest gradients.
+
+    Args:
+        gradient: (N, C, H, W) gradient of the loss.
+        point: Like `gradient`: where the step starts. Values at the end of their range stay.
+        density: (N,) the share of each row's values that are moved; at least one is.
+        allowed: Its value range counts.
+
+    Returns:
+        Like `gradient`; a row without gradient stays where it is.
+    """
+    room = torch.where(gradient > 0, allowed.high - point, point - allowed.low)
+    usable = torch.where(room > 0, gradient, 0.0).flatten(1)
+    size = usable.shape[1]
+    count = (density * size).to(torch.int64).clamp(1, size)
+    ordered = usable.abs().sort(dim=1, descending=True).values
+    least = ordered.gather(1, count[:, None] - 1)
+    moves = torch.where(usable.abs() >= least, usable.sign(), 0.0)
+    return (moves / moves.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)
