@@ -105,17 +105,23 @@ class Hunt:
         return (labels >= 0) & (labels != self.objective.labels[rows])
 
     def try_out(self, points: Tensor, rows: Tensor) -> Tensor:
-        """Ask, one question a victim, and keep what is nearer than anything before.
+        """Ask, and keep for every victim what is nearer than anything before.
 
         Returns:
             (M,) bool, as `ask`.
         """
         won = self.ask(points, rows)
-        distance = self.allowed.distance(self.clean[rows], points)
-        better = won & (distance < self.distance[rows])
-        kept = torch.where(columns(better), points, self.point[rows])
-        self.point[rows] = kept
-        self.distance[rows] = torch.where(better, distance, self.distance[rows])
+        places = won.nonzero()[:, 0]
+        victims = rows[places]
+        distance = self.allowed.distance(self.clean[victims], points[places])
+        nearest = self.distance.scatter_reduce(0, victims, distance, "amin")
+        better = (distance < self.distance[victims]) & (distance == nearest[victims])
+        # The first of equals: a victim may be named more than once.
+        places, victims = places[better], victims[better]
+        first = torch.full_like(self.left, len(rows)).scatter_reduce(0, victims, places, "amin")
+        changed = (first < len(rows)).nonzero()[:, 0]
+        self.point[changed] = points[first[changed]]
+        self.distance[changed] = nearest[changed]
         return won
 
     def on_segment(self, rows: Tensor, ends: Tensor) -> Path:

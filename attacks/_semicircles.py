@@ -146,7 +146,7 @@ class Semicircles(EvasionAttack[Decisions]):
             along = (noise * unit[places]).flatten(1).sum(1, dtype=torch.float64)
             noise = noise - columns(along).to(noise.dtype) * unit[places]
             tried = hunt.boxed(points[places] + length[places] * noise)
-            won = hunt.ask(tried, payers)
+            won = hunt.try_out(tried, payers)
             # What was really tried: the value range may have cut the step.
             slope.add(places, (tried - points[places]) / length[places], won)
         drawn[rows] += counts

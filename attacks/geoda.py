@@ -77,7 +77,10 @@ class GeoDA(EvasionAttack[Decisions]):
                 "least 1."
             )
         if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput("step and tolerance must be larger than 0 and finite.")
+            raise BadInput(
+                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
+                "than 0 and finite."
+            )
 
     def run(
         self,
@@ -128,7 +131,7 @@ class GeoDA(EvasionAttack[Decisions]):
                 width=hunt.width,
             )
             tried = hunt.boxed(points[places] + scale[places] * noise)
-            won = hunt.ask(tried, payers)
+            won = hunt.try_out(tried, payers)
             slope.add(places, (tried - points[places]) / scale[places], won)
         return slope.direction()
 

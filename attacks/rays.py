@@ -79,8 +79,9 @@ class RayS(EvasionAttack[Decisions]):
 
     Differs from the reference:
         All images are searched together, one query of each at a time. A flip counts from one
-        tolerance nearer on, so that no query is spent on ties, and the tolerance is relative. After blocks of single values the
-        search begins again with the largest. A search does not end at the radius.
+        tolerance nearer on, so that no query is spent on ties, and the tolerance is relative. After
+        blocks of single values the search begins again with the largest. It does not end at the
+        radius.
 
     Example:
         >>> sorted(RayS.goals)
@@ -93,7 +94,7 @@ class RayS(EvasionAttack[Decisions]):
     minimises: ClassVar[bool] = True
 
     queries: int = 5000
-    tolerance: float = 0.02
+    tolerance: float = 0.005
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
