@@ -96,6 +96,27 @@ class Walker(EvasionAttack[Decisions]):
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Neighbourly(EvasionAttack[Decisions]):
+    """Moves each image away from the mean of its batch: what it finds depends on the others."""
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1"})
+    order_free: ClassVar[bool] = False
+
+    def run(
+        self,
+        view: Decisions,
+        inputs: Tensor,
+        objective: Objective,
+        allowed: PerturbationSet,
+        *,
+        streams: Streams,
+    ) -> Tensor:
+        view.labels(inputs)
+        return allowed.project(inputs, 2 * inputs - inputs.mean(0))
+
+
 class Trouble(Exception):
     """What a failing attack raises."""
 

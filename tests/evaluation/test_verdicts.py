@@ -162,9 +162,12 @@ def test_an_attack_of_the_plan_that_does_not_fit_is_skipped_and_said_why(
 
 def test_attacks_of_a_plan_that_do_not_fit_are_skipped_and_said_why(model: CNN) -> None:
     adversary = ThreatModel(
-        name="labels", access=Access.DECISION, perturbation=threat().perturbation
+        name="labels",
+        goal=Targeted("random"),
+        access=Access.DECISION,
+        perturbation=threat().perturbation,
     )
-    with pytest.raises(DoesNotFit, match="needs gradient access, the threat grants decision"):
+    with pytest.raises(DoesNotFit, match="cgba-h: it works in l2, the threat allows linf"):
         evaluate(model, digits(4), adversary)
     with pytest.raises(DoesNotFit, match=r"PGD does not fit.*needs gradient access"):
         evaluate(model, digits(4), adversary, attacks=["pgd"])

@@ -1,0 +1,110 @@
+"""Evaluations in which the adversary sees labels only."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+from robustkit import evaluate
+from robustkit.data import LabelledImages
+from robustkit.evaluation.labels import OWNED, marks, owned_images
+from robustkit.models.cnn import CNN
+from robustkit.randomness import Streams
+from robustkit.report import EvasionReport, schema
+from robustkit.threat_models import Budget, Targeted, ThreatModel, load
+from tests.evaluation.victims import RADII, digits
+
+
+def threat(name: str, queries: int = 300, *, targeted: bool = False) -> ThreatModel:
+    adversary = load(name).with_radius(RADII[name.partition("-")[0]])
+    goal = Targeted("random") if targeted else adversary.goal
+    return replace(adversary, budget=Budget(queries=queries), goal=goal)
+
+
+@pytest.mark.parametrize(
+    ("name", "targeted", "attack"),
+    [
+        ("l2-decision", False, "cgba"),
+        ("linf-decision", False, "rays"),
+        ("l2-decision", True, "cgba-h"),
+    ],
+)
+def test_the_plan_of_a_threat_that_grants_labels(
+    name: str, targeted: bool, attack: str, model: CNN
+) -> None:
+    adversary = threat(name, targeted=targeted)
+    report = evaluate(model, digits(12), adversary)
+    jsonschema.validate(json.loads(report.to_json()), schema())
+    assert [row.name for row in report.attacks] == [attack]
+    assert report.violations == 0
+    right = [example for example in report.examples if example.status != "misclassified"]
+    assert all(0 < (example.queries or 0) <= 300 for example in right)
+    assert "not_started" not in {example.status for example in right}
+    points = report.curves.queries
+    assert points is not None
+    assert [point.queries for point in points] == [250, 300]
+    distances = sorted(example.distance or float("inf") for example in right)
+    middle = len(distances) // 2
+    median = (
+        distances[middle] if len(distances) % 2 else sum(distances[middle - 1 : middle + 1]) / 2
+    )
+    assert points[-1].median == pytest.approx(median)
+    assert points[0].median is not None
+    assert points[0].median >= median
+    broken = sum(example.status == "broken" for example in right)
+    assert points[-1].success == pytest.approx(broken / len(right))
+
+
+def test_white_boxes_have_no_curve_over_queries(model: CNN) -> None:
+    report = evaluate(model, digits(4), load("linf").with_radius(0.1), attacks=["fgsm"])
+    assert report.curves.queries is None
+    endless = replace(threat("l2-decision"), budget=Budget())
+    report = evaluate(model, digits(2), endless, attacks=["foolbox:SaltAndPepperNoiseAttack"])
+    assert report.curves.queries is None
+
+
+def test_an_interrupted_run_goes_on_to_the_same_curve(tmp_path: Path, model: CNN) -> None:
+    def run(out: Path, *, resume: bool = False) -> EvasionReport:
+        return evaluate(
+            model, digits(12), threat("l2-decision", 120), out=out, resume=resume, batch_size=4
+        )
+
+    whole = run(tmp_path / "one")
+    records = tmp_path / "one" / "records.jsonl"
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:-1]))
+    again = run(tmp_path / "one", resume=True)
+    assert again.curves == whole.curves
+    assert [asdict(e) for e in again.examples] == [asdict(e) for e in whole.examples]
+
+
+def test_marks_end_at_the_budget() -> None:
+    assert marks(threat("l2-decision", 5000)) == (250, 500, 1000, 2000, 5000)
+    assert marks(threat("l2-decision", 100)) == (100,)
+    assert marks(load("l2")) == ()
+
+
+def test_the_adversary_owns_images_of_the_target_class_whatever_their_order() -> None:
+    images = digits(40)
+    targets = torch.tensor([3, 5, 3])
+    streams = Streams.of(seed=0, ids=torch.tensor([11, 12, 13]))
+    owned = owned_images(images, targets, streams)
+    assert owned.shape == (3, OWNED, 1, 8, 8)
+    known = {image.numpy().tobytes(): int(label) for image, label in _pairs(images)}
+    for row, target in enumerate(targets.tolist()):
+        there = owned[row][owned[row].isfinite().flatten(1).all(1)]
+        assert len(there) == min(OWNED, int((images.labels == target).sum()))
+        assert {known[image.numpy().tobytes()] for image in there} == {target}
+    shuffled = images.take(torch.randperm(40, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(
+        owned_images(shuffled, targets, streams).nan_to_num(-1), owned.nan_to_num(-1)
+    )
+    missing = images.take((images.labels != 5).nonzero()[:, 0])
+    assert bool(owned_images(missing, targets, streams)[1].isnan().all())
+
+
+def _pairs(images: LabelledImages) -> list[tuple[torch.Tensor, int]]:
+    return [(images.inputs([row])[0], int(images.labels[row])) for row in range(len(images))]
