@@ -4,7 +4,7 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from robustkit.attacks.base import EvasionAttack, Found, Rows, Stepwise, search
 from robustkit.data import LabelledImages
+from robustkit.evaluation.labels import marks, owned_images
 from robustkit.evaluation.records import Group, Records
 from robustkit.passes import Passes, padded
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
+    Access,
     Decisions,
     Meter,
     Objective,
     ThreatModel,
+    Trace,
     Untargeted,
     grant,
     objective,
@@ -162,9 +165,18 @@ class Engine:
         view: Decisions = grant(meter, attack.access)
         lap = _Clock()
         wanted = self._objective(rows)
+        trace = Trace(self.inputs(rows), wanted, self.threat.allowed)
+        if attack.access is Access.DECISION:
+            meter.observer = trace.observe
+            if wanted.targets is not None:
+                wanted = replace(wanted, starts=owned_images(self.data, wanted.targets, streams))
         points = attack.run(view, self.inputs(rows), wanted, self.threat.allowed, streams=streams)
         spent = meter.ledger.forward if meter.ledger.attributed else None
-        self._judge(stage, attack, rows, points, spent, meter.ledger.passes, lap)
+        nearest = None
+        if meter.observer is not None and meter.ledger.attributed:
+            found = trace.smallest(marks(self.threat)).tolist()
+            nearest = [[d if d < float("inf") else None for d in row] for row in found]
+        self._judge(stage, attack, rows, points, spent, meter.ledger.passes, lap, nearest)
 
     def _judge(
         self,
@@ -175,6 +187,7 @@ class Engine:
         queries: Tensor | None,
         bill: Passes,
         clock: "_Clock",
+        nearest: list[list[float | None]] | None = None,
     ) -> None:
         """Judge at most one width of returned points afresh and record the outcome."""
         count = len(rows)
@@ -214,6 +227,7 @@ class Engine:
                 outcome=outcomes,
                 distance=distances,
                 queries=[None] * count if queries is None else queries.tolist(),
+                nearest=nearest,
                 points=where,
                 forward=bill.forward,
                 backward=bill.backward,

@@ -18,12 +18,14 @@ from robustkit.evaluation.artifacts import write_artifacts
 from robustkit.evaluation.conditions import controlled, resumable
 from robustkit.evaluation.engine import Engine, Progress, Silent
 from robustkit.evaluation.guards import Inspection, inspect
+from robustkit.evaluation.labels import queries_curve
 from robustkit.evaluation.plans import Plan, split, standard
 from robustkit.evaluation.records import Records
 from robustkit.evaluation.summary import Standing, Tally, attack_flags, tally
 from robustkit.report import (
     About,
     Accuracies,
+    Curves,
     DataFacts,
     EvasionReport,
     Flag,
@@ -132,8 +134,11 @@ def evaluate(
         with contextlib.closing(records), resumable(kept=out is not None):
             _run(engine, plan)
     result = tally(images, records, plan)
+    right = [row for row, e in enumerate(result.examples) if e.status != "misclassified"]
+    # The first attack is the one that was given all examples.
+    curves = Curves(queries=queries_curve(records.stage(0), right, threat))
     report = _report(
-        facts, images, threat, plan, skipped, found, result, seed, target, about, command
+        facts, images, threat, plan, skipped, found, result, curves, seed, target, about, command
     )
     if out is not None:
         write_artifacts(out, report, images, records)
@@ -160,7 +165,7 @@ def _plan(
     """The attacks to run, and why the others do not."""
     left_out: list[tuple[str, str]] = []
     if attacks is None:
-        plan, left_out = split(standard(), threat)
+        plan, left_out = split(standard(threat), threat)
         if not plan:
             reasons = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in left_out))
             raise DoesNotFit(
@@ -257,6 +262,7 @@ def _report(
     skipped: Sequence[Skipped],
     found: Inspection,
     result: Tally,
+    curves: Curves,
     seed: int,
     device: torch.device,
     about: About | None,
@@ -300,5 +306,6 @@ def _report(
         violations=result.violations,
         attacks=result.attacks,
         skipped=tuple(skipped),
+        curves=curves,
         examples=result.examples,
     )

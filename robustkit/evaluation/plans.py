@@ -3,7 +3,7 @@
 from typing import Any
 
 from robustkit.attacks import EvasionAttack, build
-from robustkit.threat_models import ThreatModel
+from robustkit.threat_models import Access, ThreatModel, Untargeted
 
 Plan = list[tuple[str, EvasionAttack[Any]]]
 
@@ -16,9 +16,17 @@ STANDARD: tuple[tuple[str, dict[str, str]], ...] = (
 )
 
 
-def standard() -> Plan:
+# Without gradients; the norm decides which of them fits.
+LABELS: tuple[tuple[str, dict[str, str]], ...] = (("cgba", {}), ("rays", {}))
+LABELS_TARGETED: tuple[tuple[str, dict[str, str]], ...] = (("cgba-h", {}),)
+
+
+def standard(threat: ThreatModel) -> Plan:
     """The plan that runs when no attacks are named: (registry name, attack), in order."""
-    return [(name, build(name, options)) for name, options in STANDARD]
+    lines = STANDARD
+    if threat.access < Access.GRADIENT:
+        lines = LABELS if isinstance(threat.goal, Untargeted) else LABELS_TARGETED
+    return [(name, build(name, options)) for name, options in lines]
 
 
 def split(plan: Plan, threat: ThreatModel) -> tuple[Plan, list[tuple[str, str]]]:

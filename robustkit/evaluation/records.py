@@ -38,6 +38,8 @@ class Group:
         outcome: After an attack: `broken`, `robust`, `violation` or `not_started`.
         distance: How far the returned image was changed; None where it means nothing.
         queries: Queries spent; None where foreign code cannot tell.
+        nearest: Under a budget of queries, for each example the smallest distances that an attack
+            on labels had reached at each mark of `labels.marks`; None where it had found nothing.
         points: Where in `points.bin` the changed image lies, in images; None if it was not kept.
         forward: Forward passes of the search, or of the clean pass.
         backward: Backward passes of the search.
@@ -56,6 +58,7 @@ class Group:
     outcome: list[str] | None = None
     distance: list[float | None] | None = None
     queries: list[int | None] | None = None
+    nearest: list[list[float | None]] | None = None
     points: list[int | None] | None = None
 
 

@@ -1,0 +1,82 @@
+"""What attacks on labels alone need beside the others: images of their own, and curves."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustkit.data import LabelledImages
+from robustkit.evaluation.records import Group
+from robustkit.randomness import Streams
+from robustkit.report import QueriesPoint
+from robustkit.threat_models import ThreatModel, curve
+
+# Images of its target class that the adversary owns for each example.
+OWNED = 5
+_MARKS = (250, 500, 1000, 2000, 5000, 10_000, 20_000)
+
+
+def marks(threat: ThreatModel) -> tuple[int, ...]:
+    """The numbers of queries at which distances are noted; none without a budget."""
+    limit = threat.budget.queries
+    return () if limit is None else (*(mark for mark in _MARKS if mark < limit), limit)
+
+
+def owned_images(data: LabelledImages, targets: Tensor, streams: Streams) -> Tensor:
+    """(N, OWNED, C, H, W) images of the target classes, chosen at random; NaN where there are few.
+
+    The choice for an example does not depend on the order of the data.
+
+    Args:
+        data: Where they are taken from, by label.
+        targets: (N,) the wanted classes.
+        streams: One stream per example.
+    """
+    images = torch.full((len(targets), OWNED, *data.shape), torch.nan)
+    for row, target in enumerate(targets.tolist()):
+        suitable = (data.labels == target).nonzero()[:, 0]
+        if not len(suitable):
+            continue
+        chooser = streams.take([row] * len(suitable)).fork("owned")
+        keys = chooser.bits((1,), draw=data.ids[suitable].to(streams.ids.device))[:, 0]
+        chosen = suitable[keys.cpu().argsort(stable=True)[:OWNED]]
+        images[row, : len(chosen)] = data.inputs(chosen)
+    return images.to(targets.device)
+
+
+def queries_curve(
+    groups: Sequence[Group], rows: Sequence[int], threat: ThreatModel
+) -> tuple[QueriesPoint, ...] | None:
+    """Distances and success over queries of one attack; None if it was not traced on all examples.
+
+    Args:
+        groups: What the attack has recorded.
+        rows: Positions of the examples that were right at the start.
+        threat: The adversary.
+    """
+    found = {
+        row: nearest
+        for group in groups
+        for row, nearest in zip(group.rows, group.nearest or [], strict=False)
+    }
+    budgets = marks(threat)
+    if not budgets or not len(rows) or not found.keys() >= set(rows):
+        return None
+    distances = torch.tensor(
+        [[torch.inf if d is None else d for d in found[row]] for row in rows],
+        dtype=torch.float64,
+    )
+    return tuple(
+        QueriesPoint(
+            queries=point.queries,
+            median=_finite(point.median),
+            q25=_finite(point.q25),
+            q75=_finite(point.q75),
+            success=point.success,
+        )
+        for point in curve(distances, budgets, threat.allowed.radius)
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None
