@@ -83,6 +83,7 @@ DEFAULTS: Mapping[str, Any] = {
     "schedule": {"name": "one-cycle"},
     "selection": {},
     "trainer": {"epochs": 30},
+    "runtime": {"channels_last": True},
 }
 
 

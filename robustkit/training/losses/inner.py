@@ -64,10 +64,10 @@ def maximise(
 def begin(clean: Tensor, allowed: PerturbationSet, *, start: Start, streams: Streams) -> Tensor:
     """Where the search starts: like `clean`, inside the set."""
     if start == "uniform":
-        return allowed.sample(clean, streams=streams.fork("start"))
+        return _laid_out(allowed.sample(clean, streams=streams.fork("start")), clean)
     if start == "gaussian":
         noise = _FAINT * streams.fork("start").normal(tuple(clean.shape[1:]))
-        return allowed.project(clean, clean + noise)
+        return _laid_out(allowed.project(clean, clean + noise), clean)
     return clean.detach().clone()
 
 
@@ -77,4 +77,9 @@ def climb(
 ) -> Tensor:
     """One step along the steepest direction of the set's norm, projected back."""
     direction = steepest(gradient, point, allowed, sparsity=_SPARSITY)
-    return allowed.project(clean, point + length * direction)
+    return _laid_out(allowed.project(clean, point + length * direction), clean)
+
+
+def _laid_out(point: Tensor, like: Tensor) -> Tensor:
+    """The point in the memory layout of the clean inputs; convolutions are slow in another."""
+    return point if point.stride() == like.stride() else torch.empty_like(like).copy_(point)
