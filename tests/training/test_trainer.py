@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustkit.errors import BadInput, CannotWrite, MissingExtra, UnknownName
+from robustkit.randomness import Streams
 from robustkit.training import (
     SGD,
     AccuracyGradient,
@@ -228,6 +229,29 @@ def test_what_is_held_out_is_not_learnt_from() -> None:
         assert record["held_out_robust_accuracy"] <= record["held_out_accuracy"]
 
 
+def test_the_robust_score_counts_what_stands() -> None:
+    model = Smooth().train()
+    quick(epochs=8).fit(model, tiny_data())
+    rows = torch.arange(48)
+    batch = Batch(
+        inputs=tiny_data().inputs(rows),
+        labels=tiny_data().labels,
+        ids=rows,
+        epoch=0,
+        step=0,
+        streams=Streams.of(seed=0, ids=rows),
+    )
+    shares = []
+    for radius in (0.0, 0.15, 0.6):
+        found = RobustAccuracy(threat=LINF.with_radius(radius), steps=5)(model, batch)
+        stands, right = found["held_out_robust_accuracy"], found["held_out_accuracy"]
+        assert bool((stands <= right).all())
+        shares.append((float(stands.mean()), float(right.mean())))
+    assert shares[0][0] == shares[0][1] > 0.9
+    assert shares[0][0] > shares[1][0] > shares[2][0]
+    assert model.training
+
+
 def test_a_score_need_not_come_every_epoch() -> None:
     selection = Selection(n=12, every=2)
     result = dataclasses.replace(quick(epochs=5), selection=selection).fit(Smooth(), tiny_data())
@@ -252,15 +276,19 @@ def test_a_schedule_that_follows_scores_needs_them() -> None:
 
 def test_every_batch_is_new_and_every_epoch_sees_each_example_once() -> None:
     seen: list[list[int]] = []
+    drawn: dict[int, set[float]] = {}
 
     def watching(model: nn.Module, batch: Batch) -> Tensor:
         seen.append(batch.ids.tolist())
+        for id_, number in zip(batch.ids.tolist(), batch.streams.uniform(()).tolist(), strict=True):
+            drawn.setdefault(id_, set()).add(number)
         return cross_entropy(model, batch)
 
     quick(epochs=2).fit(Smooth(), tiny_data(), watching)
     first, second = ([id_ for ids in part for id_ in ids] for part in (seen[:3], seen[3:]))
     assert sorted(first) == sorted(second) == list(range(48))
     assert first != second
+    assert all(len(numbers) == 2 for numbers in drawn.values())
 
 
 def test_an_odd_rest_is_left_out_and_small_data_makes_small_batches() -> None:
