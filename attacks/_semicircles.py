@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, Slope, check_range, columns, find_starts, smooth_noise
+from robustkit.attacks._boundary import Hunt, Slope, columns, smooth_noise
 from robustkit.attacks._dct import dimensions
+from robustkit.attacks._starts import check_range, find_starts
 from robustkit.attacks.base import EvasionAttack, check_rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams

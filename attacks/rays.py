@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, check_range
+from robustkit.attacks._boundary import Hunt
+from robustkit.attacks._starts import check_range
 from robustkit.attacks.base import EvasionAttack, check_rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
