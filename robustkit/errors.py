@@ -9,7 +9,6 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-
 # Names beyond which a message that has near names does not list all.
 _LONG = 30
 
