@@ -75,7 +75,7 @@ def refused(result: Result, *words: str) -> None:
         ("--queries 0", "at least 1"),
         ("--queries -5", "at least 1"),
         ("--queries many", "not a valid integer"),
-        ("--access decision", "needs gradient access, the threat grants decision"),
+        ("--access decision --attacks fgsm", "needs gradient access, the threat grants decision"),
         ("--access score --attacks pgd", "PGD does not fit"),
         ("--goal targeted --attacks autoattack", "pursues untargeted goals, the threat's is"),
         ("--threat l1 --attacks foolbox:HopSkipJumpAttack", "it works in"),
