@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.geoda import GeoDA as GeoDA
     from robustkit.attacks.pgd import PGD as PGD
     from robustkit.attacks.rays import RayS as RayS
+    from robustkit.attacks.square import Square as Square
     from robustkit.attacks.surfree import SurFree as SurFree
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -37,6 +38,7 @@ else:
             "GeoDA": "geoda",
             "PGD": "pgd",
             "RayS": "rays",
+            "Square": "square",
             "StepLL": "fgsm",
             "Stepwise": "base",
             "SurFree": "surfree",

@@ -18,6 +18,11 @@ EXAMPLES: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "rays": (("rays", {"queries": "600"}),),
     "cgba-h": (("cgba-h", {"queries": "1000"}),),
     "pgd": (("pgd", {"steps": "10", "restarts": "2"}), ("pgd", {"momentum": "3/4", "loss": "dlr"})),
+    "apgd": (
+        ("apgd", {"steps": "20"}),
+        ("apgd", {"steps": "20", "loss": "dlr", "targets": "2", "wide_start": "true"}),
+    ),
+    "square": (("square", {"queries": "1000"}),),
     "foolbox": (
         ("foolbox:LinfPGD", {"steps": "5"}),
         ("foolbox:L2DeepFoolAttack", {"steps": "5"}),
