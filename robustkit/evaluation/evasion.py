@@ -269,7 +269,7 @@ def _report(
     command: str | None,
 ) -> EvasionReport:
     robust = result.robust
-    flags: list[Flag] = [*found.flags, *attack_flags(plan, found.classes, result)]
+    flags: list[Flag] = [*found.flags, *attack_flags(plan, threat.goal, found.classes, result)]
     return EvasionReport(
         command=command,
         threat=ThreatFacts.of(threat),

@@ -13,6 +13,7 @@ from robustkit.evaluation.records import Group, Records
 from robustkit.report import AttackRow, Cost, ExampleRow, Flag
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
+from robustkit.threat_models import Access, Goal, Untargeted
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def _finite(value: float) -> float | None:
 
 
 def attack_flags(
-    plan: Sequence[tuple[str, EvasionAttack[Any]]], classes: int, result: Tally
+    plan: Sequence[tuple[str, EvasionAttack[Any]]], goal: Goal, classes: int, result: Tally
 ) -> list[Flag]:
     """What the reader should know about the attacks that ran."""
     flags = []
@@ -176,6 +177,13 @@ def attack_flags(
             "the margin was used there."
         )
         flags.append(Flag(id="dlr-fallback", severity="info", message=text))
+    chosen = [name for name, attack in plan if attack.access == Access.DECISION]
+    if chosen and not isinstance(goal, Untargeted):
+        text = (
+            f"{', '.join(chosen)} start from images of the target class that are chosen among the "
+            "evaluated ones: with other examples the results may differ."
+        )
+        flags.append(Flag(id="owned-images", severity="info", message=text))
     for name, attack in plan:
         dropped = getattr(attack, "dropped", None)
         for part, reason in dropped(classes) if dropped else ():
