@@ -39,6 +39,7 @@ def test_the_plan_of_a_threat_that_grants_labels(
     report = evaluate(model, digits(12), adversary)
     jsonschema.validate(json.loads(report.to_json()), schema())
     assert [row.name for row in report.attacks] == [attack]
+    assert targeted == any(flag.id == "owned-images" for flag in report.flags)
     assert report.violations == 0
     right = [example for example in report.examples if example.status != "misclassified"]
     assert all(0 < (example.queries or 0) <= 300 for example in right)
