@@ -1,5 +1,6 @@
 """Where and how training runs: device, precision, processes."""
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -48,16 +49,13 @@ class Runtime:
 
     @contextlib.contextmanager
     def open(self) -> Iterator["Session"]:
-        """The processes' common session; what is set up here is taken down again."""
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        """The processes' common session; settings of torch are restored afterwards."""
         device = self._device()
-        mine = world > 1 and not dist.is_initialized()
         deterministic = torch.are_deterministic_algorithms_enabled()
         try:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            if mine:
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            _join("nccl" if device.type == "cuda" else "gloo")
             if self.deterministic:
                 torch.use_deterministic_algorithms(mode=True)
             grouped = dist.is_available() and dist.is_initialized()
@@ -69,8 +67,6 @@ class Runtime:
             )
         finally:
             torch.use_deterministic_algorithms(mode=deterministic)
-            if mine and dist.is_initialized():
-                dist.destroy_process_group()
 
     def _device(self) -> torch.device:
         there = torch.cuda.is_available()
@@ -188,6 +184,22 @@ class Session:
             parts = torch.split(mean, [buffer.numel() for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view_as(buffer))
+
+
+def _join(backend: str) -> None:
+    """Join the processes that torchrun started, once; they stay together until they end.
+
+    Leaving after each training and meeting again at the same address is a race: one process may
+    find the meeting that another has not closed yet, and wait there for ever.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group(backend)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _to_layout(model: nn.Module, layout: torch.memory_format) -> None:
