@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from robustkit.evaluation import evaluate as evaluate
     from robustkit.report import Report as Report
     from robustkit.threat_models import ThreatModel as ThreatModel
+    from robustkit.training import Trainer as Trainer
 else:
     __getattr__, __dir__, __all__ = exports(
-        __name__, {"Report": "report", "ThreatModel": "threat_models", "evaluate": "evaluation"}
+        __name__,
+        {
+            "Report": "report",
+            "ThreatModel": "threat_models",
+            "Trainer": "training",
+            "evaluate": "evaluation",
+        },
     )

@@ -30,7 +30,7 @@ def show(name: str) -> None:
                 click.echo(f"  {label}: {value}")
         thing = entry.load()
         click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
-        options = _options(thing) if entry.kind == "attacks" else []
+        options = _options(thing) if entry.kind in ("attacks", "losses") else []
         if options:
             click.echo("\nOptions:")
             for line in options:

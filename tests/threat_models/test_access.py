@@ -387,3 +387,21 @@ def test_the_budget_of_a_threat_reaches_its_views() -> None:
     assert view.width is None
     assert threat.meter(problem.model, Streams.of(seed=0, ids=torch.arange(4)), width=8).width == 8
     assert isinstance(answer(problem.model, problem.clean), Output)
+
+
+class Viewing(nn.Module):
+    """Calls `view` on its inputs, as many models do, and keeps their strides."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.strides = inputs.stride()
+        return inputs.view(len(inputs), -1)[:, :3]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_model_is_asked_with_plain_strides(channels: int) -> None:
+    images = torch.rand(2, 4, 5, channels).permute(0, 3, 1, 2)
+    model = Viewing()
+    plain_strides = torch.empty(2, channels, 4, 5).stride()
+    assert images.stride() != plain_strides
+    answer(model, images)
+    assert model.strides == plain_strides
