@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.cgba import CGBAH as CGBAH
     from robustkit.attacks.fgsm import FGSM as FGSM
     from robustkit.attacks.fgsm import StepLL as StepLL
+    from robustkit.attacks.fmn import FMN as FMN
     from robustkit.attacks.foolbox import FoolboxAttack as FoolboxAttack
     from robustkit.attacks.geoda import GeoDA as GeoDA
     from robustkit.attacks.pgd import PGD as PGD
@@ -34,6 +35,7 @@ else:
             "CGBAH": "cgba",
             "EvasionAttack": "base",
             "FGSM": "fgsm",
+            "FMN": "fmn",
             "FoolboxAttack": "foolbox",
             "GeoDA": "geoda",
             "PGD": "pgd",

@@ -176,6 +176,7 @@ _ATTACKS = (
     ("step-ll", "fgsm:StepLL", "gradient", _LP, _BOTH[:1], "one step to the least likely class"),
     ("pgd", "pgd:PGD", "gradient", _LP, _BOTH, "projected gradient descent with restarts"),
     ("apgd", "apgd:APGD", "gradient", _LP, _BOTH, "PGD that chooses its own step sizes"),
+    ("fmn", "fmn:FMN", "gradient", _LP, _BOTH, "the nearest point of another class"),
     ("square", "square:Square", "score", _LP[:2], _BOTH, "random search with square windows"),
     ("cgba", "cgba:CGBA", "decision", _LP[1:2], _BOTH, "boundary search along semicircles"),
     ("cgba-h", "cgba:CGBAH", "decision", _LP[1:2], _BOTH, "CGBA for curved boundaries, targeted"),
