@@ -8,8 +8,8 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustkit.attacks import EvasionAttack, Square
+from robustkit.attacks._windows import bump_of
 from robustkit.attacks.losses import AttackLoss
-from robustkit.attacks.square import _bump
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, LpBall, Meter, Objective, Scores, grant
@@ -232,7 +232,7 @@ def test_bumps_are_the_reference_s(side: int) -> None:
         theirs.eta_rectangles(side - side // 2, side),
     )
     both = torch.cat([upper, -lower])
-    torch.testing.assert_close(_bump(side, torch.device("cpu")), both / both.norm())
+    torch.testing.assert_close(bump_of(side, torch.device("cpu")), both / both.norm())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Where and how random search changes an image: square windows, by norm."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks._balls import columns
+from robustkit.randomness import Streams
+
+
+class Windows(ABC):
+    """Where and how images of one size are changed.
+
+    Attributes:
+        channels: Of the images.
+        height: Of the images.
+        width: Of the images.
+        side: The largest window.
+        radius: How far an image may be changed.
+    """
+
+    def __init__(self, inputs: Tensor, radius: float) -> None:
+        """Args: (N, C, H, W) images, and how far each may be changed."""
+        self.channels, self.height, self.width = inputs.shape[1:]
+        self.side = min(self.height, self.width)
+        self.radius = radius
+
+    def fitting(self, sides: Tensor) -> Tensor:
+        """The sides that are possible, nearest to those wanted."""
+        return sides.clamp(1, self.side)
+
+    @abstractmethod
+    def start(self, clean: Tensor, streams: Streams) -> Tensor:
+        """Like `clean`: the first point, not yet in range."""
+
+    @abstractmethod
+    def step(
+        self, clean: Tensor, best: Tensor, sides: Tensor, streams: Streams, draw: Tensor
+    ) -> Tensor:
+        """The best point with one window changed, not yet in range.
+
+        Args:
+            clean: (N, C, H, W) the inputs before the attack.
+            best: Like `clean`: the best points so far.
+            sides: (N,) int64, of the windows.
+            streams: One random stream per row.
+            draw: (N,) int64, the number of the draw in each stream.
+
+        Returns:
+            Like `clean`.
+        """
+
+    def within(self, words: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A random window in each image: for each pixel its place in it, and whether it is in it.
+
+        Args:
+            words: (N, 2) random, uniform on [0, 2**32).
+            sides: (N,) of the windows.
+
+        Returns:
+            (N, H, 1) rows and (N, 1, W) columns, both int64, and (N, 1, H, W) bool.
+        """
+        top = (words[:, 0] * (self.height - sides + 1)) >> 32
+        left = (words[:, 1] * (self.width - sides + 1)) >> 32
+        y = torch.arange(self.height, device=sides.device)[None, :, None] - top[:, None, None]
+        x = torch.arange(self.width, device=sides.device)[None, None, :] - left[:, None, None]
+        side = sides[:, None, None]
+        inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)
+        return y, x, inside[:, None]
+
+
+class Stripes(Windows):
+    """In linf: vertical stripes, then windows of one colour, always at the ends of the ball."""
+
+    def start(self, clean: Tensor, streams: Streams) -> Tensor:
+        """Stripes of random signs in each channel."""
+        signs = streams.signs((self.channels, 1, self.width))
+        return clean + self.radius * signs
+
+    def step(
+        self, clean: Tensor, best: Tensor, sides: Tensor, streams: Streams, draw: Tensor
+    ) -> Tensor:
+        """One window of a random sign in each channel; the opposite ones if nothing changed."""
+        # One draw for everything: it costs as much for six numbers as for one.
+        words = streams.bits((2 + self.channels,), draw=draw)
+        *_, inside = self.within(words, sides)
+        change = self.radius * _signs(words[:, 2:, None, None])
+        moved = torch.where(inside, clean + change, best)
+        idle = ((moved - best).abs() <= 1e-7).flatten(1).all(1)
+        other = torch.where(inside, clean - change, best)
+        return torch.where(columns(idle, moved), other, moved)
+
+
+class Bumps(Windows):
+    """In l2: pairs of bumps; a window takes the change that another one gives up."""
+
+    def __init__(self, inputs: Tensor, radius: float) -> None:
+        """Args: as for all windows."""
+        super().__init__(inputs, radius)
+        self._bumps = torch.zeros(self.side + 1, self.side, self.side, device=inputs.device)
+        for side in range(1, self.side + 1):
+            self._bumps[side, :side, :side] = bump_of(side, inputs.device)
+
+    def fitting(self, sides: Tensor) -> Tensor:
+        """Odd sides of three at least; of one in images so small that three is no detail."""
+        least = min(3, max(self.side // 5, 1))
+        return (sides.clamp_min(least) // 2 * 2 + 1).clamp_max(self.side)
+
+    def start(self, clean: Tensor, streams: Streams) -> Tensor:
+        """Tiles of bumps all over the image, with a random sign in each channel."""
+        tile = max(self.side // 5, 1)
+        down, across = self.height // tile, self.width // tile
+        signs = streams.signs((self.channels, down, 1, across, 1))
+        upright = streams.fork("turn").signs((1, down, 1, across, 1)) > 0
+        bump = self._bumps[tile, :tile, :tile]
+        tiles = signs * torch.where(upright, bump[:, None], bump.T[:, None])
+        top, left = (self.height - down * tile) // 2, (self.width - across * tile) // 2
+        change = torch.zeros_like(clean)
+        change[:, :, top : top + down * tile, left : left + across * tile] = tiles.reshape(
+            len(signs), self.channels, down * tile, across * tile
+        )
+        return clean + self._full(change)
+
+    def step(
+        self, clean: Tensor, best: Tensor, sides: Tensor, streams: Streams, draw: Tensor
+    ) -> Tensor:
+        """A bump on what the first window holds, paid for by the second."""
+        words = streams.bits((5 + self.channels,), draw=draw)
+        y, x, taking = self.within(words, sides)
+        *_, giving = self.within(words[:, 2:], sides)
+        change = (best - clean).double()
+        # Per channel: what both windows hold, and a share of what the radius leaves.
+        held = _length(change * (taking | giving)).square()
+        spare = (self.radius**2 - _length(change, whole=True).square()).clamp_min(0)
+        old = change * taking
+        bump = self._placed(y, x, sides, upright=words[:, 4] >> 31 > 0) * taking
+        bump = bump * _signs(words[:, 5:, None, None]) + old / _length(old).clamp_min(1e-12)
+        length = (held + spare / self.channels).sqrt()
+        new = bump / _length(bump).clamp_min(1e-12) * length
+        return clean + self._full(torch.where(taking, new, change * ~giving))
+
+    def _placed(self, y: Tensor, x: Tensor, sides: Tensor, *, upright: Tensor) -> Tensor:
+        """(N, 1, H, W) a bump of each row's size at its window, upright or lying."""
+        down, across = (place.clamp(0, self.side - 1) for place in (y, x))
+        size = sides[:, None, None]
+        standing, lying = self._bumps[size, down, across], self._bumps[size, across, down]
+        return torch.where(upright[:, None, None], standing, lying)[:, None]
+
+    def _full(self, change: Tensor) -> Tensor:
+        """The change in float32, made as long as the radius."""
+        scaled = change / _length(change, whole=True).clamp_min(1e-12) * self.radius
+        return scaled.to(torch.float32)
+
+
+def _signs(words: Tensor) -> Tensor:
+    """Like `words`, which are uniform on [0, 2**32): -1 or +1."""
+    return (words >> 31).to(torch.float32) * 2 - 1
+
+
+def _length(change: Tensor, *, whole: bool = False) -> Tensor:
+    """Euclidean length of each channel, (N, C, 1, 1), or of all of them, (N, 1, 1, 1)."""
+    over = (1, 2, 3) if whole else (2, 3)
+    length: Tensor = torch.linalg.vector_norm(change, dim=over, keepdim=True, dtype=torch.float64)
+    return length
+
+
+def bump_of(side: int, device: torch.device) -> Tensor:
+    """(side, side) of Euclidean length one: a hill in the upper half, a valley in the lower."""
+    upper = side // 2
+    both: Tensor = torch.cat([_hill(upper, side, device), -_hill(side - upper, side, device)])
+    bump: Tensor = both / torch.linalg.vector_norm(both)
+    return bump
+
+
+def _hill(height: int, width: int, device: torch.device) -> Tensor:
+    """(height, width): falls off from the middle, by the inverse squares of the distance summed."""
+    y = (torch.arange(height, device=device) - height // 2).abs()[:, None]
+    x = (torch.arange(width, device=device) - width // 2).abs()[None, :]
+    rings = max(height, width) // 2 + 1
+    falling = 1.0 / torch.arange(1, rings + 1, device=device).square()
+    summed = falling.flip(0).cumsum(0).flip(0)
+    hill = summed[torch.maximum(y, x).clamp_max(rings - 1)]
+    unit: Tensor = hill / torch.linalg.vector_norm(hill).clamp_min(1e-12)
+    return unit
