@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robustkit.attacks._aims import lead, most_likely_wrong
 from robustkit.attacks._balls import columns, project, sparse_step
+from robustkit.attacks._checkpoints import Run, first_density, first_stretch, halve, thin_out
 from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
 from robustkit.attacks.steps import reach, steepest
@@ -16,63 +17,12 @@ from robustkit.threat_models import PerturbationSet
 
 # Share of the new step in a move; the rest repeats the move before.
 _NEW = 0.75
-# linf and l2: the first stretch between two checkpoints, by how much the next ones are shorter, and
-# the shortest, as shares of the steps.
-_FIRST, _SHORTER, _SHORTEST = 0.22, 0.03, 0.06
-# l1: the distance of checkpoints, the share of values that the first steps move, how many of the
-# values changed so far the next steps move, and what makes the number of changed values fall.
-_STRETCH, _DENSITY, _THINNER, _FEWER = 0.04, 0.2, 1.5, 0.95
-# l1: the radii of the stages in units of the radius, and the share of the steps for a wide one.
-_RADII, _WIDE = (3, 2, 1), 0.3
-
-
-@dataclass(slots=True)
-class _State:
-    """Everything is row-aligned; `step` and what follows it refer to the present stage.
-
-    Attributes:
-        rows: The examples.
-        ranking: (N, targets) the wrong classes by the clean answer; -1 until it is known.
-        stage: (N,) how many wide balls lie behind.
-        point: (N, C, H, W) what is tried next.
-        previous: Like `point`: what was tried last.
-        best: Like `point`: where the loss was highest.
-        best_gradient: Like `point`: the gradient there.
-        best_loss: (N,) the loss there.
-        loss: (N,) the loss at `previous`.
-        step: (N,) steps taken.
-        since: (N,) points seen since the last checkpoint.
-        rises: (N,) how often the loss rose since then.
-        stretch: (N,) points from the last checkpoint to the next.
-        reached_loss: (N,) the highest loss up to the last checkpoint.
-        shortened: (N,) bool, whether the last checkpoint made the steps shorter.
-        length: (N,) float64, the length of the next step.
-        density: (N,) the share of values that the next step moves, in l1.
-        support: (N,) how many values `best` had changed at the last checkpoint, in l1.
-    """
-
-    rows: Rows
-    ranking: Tensor
-    stage: Tensor
-    point: Tensor
-    previous: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    loss: Tensor
-    step: Tensor
-    since: Tensor
-    rises: Tensor
-    stretch: Tensor
-    reached_loss: Tensor
-    shortened: Tensor
-    length: Tensor
-    density: Tensor
-    support: Tensor
+# In l1, the share of the steps that is spent in each of the two wide balls.
+_WIDE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class APGD(Stepwise[_State]):
+class APGD(Stepwise[Run]):
     """Auto-PGD in linf, l2 and l1, untargeted or by way of the most likely wrong classes.
 
     The step starts at two times the radius (l1: one) and is made shorter for each example by
@@ -148,20 +98,20 @@ class APGD(Stepwise[_State]):
         """Restarts times targets."""
         return self.restarts * max(self.targets, 1)
 
-    def begin(self, rows: Rows) -> _State:
+    def begin(self, rows: Rows) -> Run:
         """Start at the clean image or at a random point of the first ball."""
         unknown = torch.full_like(rows.index, -1)[:, None].expand(-1, self.targets)
         return self._begin(rows, unknown)
 
-    def again(self, state: _State) -> _State:
+    def again(self, state: Run) -> Run:
         """The next attempt, which knows the ranking of the classes."""
         return self._begin(state.rows.next_attempt(), state.ranking)
 
-    def _begin(self, rows: Rows, ranking: Tensor) -> _State:
+    def _begin(self, rows: Rows, ranking: Tensor) -> Run:
         point = self._start(rows) if self.random_start else rows.clean
         none = torch.zeros_like(rows.index)
         zero = torch.zeros_like(none, dtype=point.dtype)
-        return _State(
+        return Run(
             rows=rows,
             ranking=ranking,
             stage=none,
@@ -186,23 +136,24 @@ class APGD(Stepwise[_State]):
         streams = rows.streams.fork("start")
         if rows.allowed.norm != "l1":
             return rows.allowed.sample(rows.clean, streams=streams)
-        noise = streams.normal(tuple(rows.clean.shape[1:])) * (rows.allowed.high - rows.allowed.low)
+        spread = min(rows.allowed.high - rows.allowed.low, max(rows.allowed.radius, 1.0))
+        noise = spread * streams.normal(tuple(rows.clean.shape[1:]))
         radius = self._radius(torch.zeros_like(rows.index), rows.clean, rows.allowed)
         return project(rows.clean, rows.clean + noise, radius, rows.allowed)
 
-    def propose(self, state: _State) -> Tensor:
+    def propose(self, state: Run) -> Tensor:
         """The current point; the clean image while the ranking of the classes is not known."""
         return torch.where(
             columns(self._ignorant(state), state.point), state.rows.clean, state.point
         )
 
-    def _ignorant(self, state: _State) -> Tensor:
+    def _ignorant(self, state: Run) -> Tensor:
         """(N,) bool: rows that need the model's answer to the clean image first."""
         if not self.targets or state.rows.objective.targets is not None:
             return torch.zeros_like(state.shortened)
         return state.ranking[:, 0] < 0
 
-    def gain(self, state: _State, logits: Tensor) -> Tensor:
+    def gain(self, state: Run, logits: Tensor) -> Tensor:
         """The chosen loss, of the right class or of the one aimed at."""
         objective = state.rows.objective
         if not self.targets or objective.targets is not None:
@@ -211,22 +162,22 @@ class APGD(Stepwise[_State]):
         turn = (state.rows.attempt % self.targets)[:, None]
         return lead(self.loss, logits, objective.labels, ranking.gather(1, turn)[:, 0])
 
-    def _ranking(self, state: _State, logits: Tensor) -> Tensor:
+    def _ranking(self, state: Run, logits: Tensor) -> Tensor:
         seen = most_likely_wrong(logits, state.rows.objective.labels, self.targets)
         return torch.where(state.ranking < 0, seen, state.ranking)
 
-    def wins(self, state: _State, reached: Tensor) -> Tensor:
+    def wins(self, state: Run, reached: Tensor) -> Tensor:
         """Points of a wide ball count only if they lie in the set."""
         allowed = state.rows.allowed
-        if len(self._stages(allowed)) == 1:
+        if self._stages(allowed) == 1:
             return reached
         return reached & allowed.contains(state.rows.clean, self.propose(state))
 
-    def result(self, state: _State) -> Tensor:
+    def result(self, state: Run) -> Tensor:
         """The current point, pulled into the set."""
         return state.rows.allowed.project(state.rows.clean, self.propose(state))
 
-    def update(self, state: _State, logits: Tensor, gradient: Tensor) -> Tensor:
+    def update(self, state: Run, logits: Tensor, gradient: Tensor) -> Tensor:
         """Note the best point, shorten the step at a checkpoint, move on."""
         # A row that was shown the clean image to rank the classes, and starts elsewhere, only
         # learns: its counters stay at 0, and whatever is noted here is forgotten at its start.
@@ -242,7 +193,7 @@ class APGD(Stepwise[_State]):
         state.step = torch.where(learns, 0, state.step + 1)
         return self._next_stage(state)
 
-    def _note(self, state: _State, loss: Tensor, gradient: Tensor) -> None:
+    def _note(self, state: Run, loss: Tensor, gradient: Tensor) -> None:
         """Take in the loss at the current point; the first of a stage makes everything new."""
         fresh = state.step == 0
         rose = loss > state.loss
@@ -257,62 +208,29 @@ class APGD(Stepwise[_State]):
         state.shortened = state.shortened | fresh
         self._set_up(state, fresh)
 
-    def _set_up(self, state: _State, fresh: Tensor) -> None:
+    def _set_up(self, state: Run, fresh: Tensor) -> None:
         """The step's first length and sparsity, and the first checkpoint."""
         allowed = state.rows.allowed
         state.previous = torch.where(columns(fresh, state.point), state.point, state.previous)
         state.length = torch.where(fresh, self._longest(state), state.length)
-        share = _STRETCH if allowed.norm == "l1" else _FIRST
-        first = (self._planned(state).double() * share).to(torch.int64).clamp_min(1)
+        first = first_stretch(self._planned(state), allowed.norm)
         state.stretch = torch.where(fresh, first, state.stretch)
         if allowed.norm == "l1":
-            size = state.point[0].numel()
-            support = _support(state.point, state.rows.clean)
-            thin = (support / (size * _THINNER)).to(state.density.dtype)
-            alone = len(self._stages(allowed)) == 1
-            state.density = torch.where(fresh, _DENSITY if alone else thin, state.density)
-            state.support = torch.where(fresh, size if alone else support, state.support)
+            first_density(state, fresh, known=self._stages(allowed) > 1)
 
-    def _checked(self, state: _State, gradient: Tensor) -> Tensor:
+    def _checked(self, state: Run, gradient: Tensor) -> Tensor:
         """Shorten steps at checkpoints; the gradient at the point from which the search goes on."""
         due = (state.since == state.stretch) & (state.step > 0)
-        back = due & (
-            self._thinned(state, due)
-            if state.rows.allowed.norm == "l1"
-            else self._halved(state, due)
-        )
+        if state.rows.allowed.norm == "l1":
+            back = thin_out(state, due, self._longest(state))
+        else:
+            back = halve(state, due, steps=self.steps, rho=self.rho)
         state.since = torch.where(due, 0, state.since)
         state.rises = torch.where(due, 0, state.rises)
         state.point = torch.where(columns(back, gradient), state.best, state.point)
         return torch.where(columns(back, gradient), state.best_gradient, gradient)
 
-    def _halved(self, state: _State, due: Tensor) -> Tensor:
-        """In linf and l2, halve the step where the loss rose too seldom or stands still."""
-        seldom = state.rises <= self.rho * state.stretch
-        stands = ~state.shortened & (state.reached_loss >= state.best_loss)
-        halve = due & (seldom | stands)
-        state.length = torch.where(halve, state.length / 2, state.length)
-        state.shortened = torch.where(due, halve, state.shortened)
-        state.reached_loss = torch.where(due, state.best_loss, state.reached_loss)
-        shorter, shortest = (max(int(share * self.steps), 1) for share in (_SHORTER, _SHORTEST))
-        next_stretch = (state.stretch - shorter).clamp_min(shortest)
-        state.stretch = torch.where(due, next_stretch, state.stretch)
-        return halve
-
-    def _thinned(self, state: _State, due: Tensor) -> Tensor:
-        """In l1, begin anew with long steps where the best point has become sparser."""
-        support = _support(state.best, state.rows.clean)
-        fewer = support < _FEWER * state.support
-        longest = self._longest(state)
-        shorter = (state.length / 1.5).maximum(longest / 10)
-        length = torch.where(fewer, longest, shorter)
-        state.length = torch.where(due, length, state.length)
-        thin = (support / (_THINNER * state.best[0].numel())).to(state.density.dtype)
-        state.density = torch.where(due, thin, state.density)
-        state.support = torch.where(due, support, state.support)
-        return fewer
-
-    def _move(self, state: _State, gradient: Tensor) -> None:
+    def _move(self, state: Run, gradient: Tensor) -> None:
         """One step and a share of the last one, projected."""
         allowed, clean, here = state.rows.allowed, state.rows.clean, state.point
         radius = self._radius(state.stage, clean, allowed)
@@ -328,43 +246,36 @@ class APGD(Stepwise[_State]):
             point = project(clean, mixed, radius, allowed)
         state.previous, state.point = here, point
 
-    def _next_stage(self, state: _State) -> Tensor:
+    def _next_stage(self, state: Run) -> Tensor:
         """Let rows whose wide ball is done begin in the next one; the rows that are finished."""
-        last = state.stage == len(self._stages(state.rows.allowed)) - 1
+        last = state.stage == self._stages(state.rows.allowed) - 1
         planned = self._planned(state)
         another = (state.rows.attempt + 1 < self.attempts).to(planned.dtype)
         over = ~last & (state.step > planned)
         state.stage = torch.where(over, state.stage + 1, state.stage)
         state.step = torch.where(over, 0, state.step)
-        if len(self._stages(state.rows.allowed)) > 1:
+        if self._stages(state.rows.allowed) > 1:
             radius = self._radius(state.stage, state.rows.clean, state.rows.allowed)
             pulled = project(state.rows.clean, state.best, radius, state.rows.allowed)
             state.point = torch.where(columns(over, pulled), pulled, state.point)
         return last & (state.step >= planned + another)
 
-    def _stages(self, allowed: PerturbationSet) -> tuple[int, ...]:
-        """The radii of the stages, in units of the radius."""
-        wide = self.wide_start and allowed.norm == "l1" and int(_WIDE * self.steps) > 0
-        return _RADII if wide else _RADII[-1:]
+    def _stages(self, allowed: PerturbationSet) -> int:
+        """How many balls an attempt goes through; their radii count down to one."""
+        return 3 if self.wide_start and allowed.norm == "l1" and int(_WIDE * self.steps) else 1
 
-    def _planned(self, state: _State) -> Tensor:
+    def _planned(self, state: Run) -> Tensor:
         """(N,) int64: the steps of each row's stage."""
-        stages = len(self._stages(state.rows.allowed))
+        stages = self._stages(state.rows.allowed)
         wide = int(_WIDE * self.steps)
         narrow = self.steps - (stages - 1) * wide
         return torch.where(state.stage == stages - 1, narrow, wide)
 
     def _radius(self, stage: Tensor, clean: Tensor, allowed: PerturbationSet) -> Tensor:
         """(N,) float64: the radius of each row's ball."""
-        # The stages count down to one.
-        return (len(self._stages(allowed)) - stage).double() * reach(allowed, clean)
+        return (self._stages(allowed) - stage).double() * reach(allowed, clean)
 
-    def _longest(self, state: _State) -> Tensor:
+    def _longest(self, state: Run) -> Tensor:
         """(N,) float64: the length of the first step."""
         radius = self._radius(state.stage, state.rows.clean, state.rows.allowed)
         return radius if state.rows.allowed.norm == "l1" else 2 * radius
-
-
-def _support(point: Tensor, clean: Tensor) -> Tensor:
-    """(N,) int64: how many values differ from the clean image."""
-    return (point != clean).flatten(1).sum(1)
