@@ -205,6 +205,8 @@ def test_the_builtin_model_says_what_is_missing(
     (tmp_path / "pyautoattack").mkdir()
     (tmp_path / "pyautoattack" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Another test may have imported the real one.
+    monkeypatch.delitem(sys.modules, "pyautoattack", raising=False)
     with pytest.raises(MissingFile, match=r"model_test\.pt"):
         load("builtin:cifar10-resnet18")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
