@@ -1,5 +1,6 @@
 """FMN finds the nearest point of another class, and goes on after the first it finds."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from robustkit import data, models
 from robustkit.attacks import FMN, EvasionAttack, FoolboxAttack
+from robustkit.attacks.base import Rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Gradients, LpBall, Meter, Objective, grant
@@ -154,6 +156,36 @@ def test_the_radius_of_the_threat_plays_no_part(norm: Norm) -> None:
     ]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@norms
+def test_steps_become_shorter(norm: Norm, digits: Victims) -> None:
+    victims = digits.first(4)
+    seen: list[Tensor] = []
+    model = nn.Sequential(nn.Identity(), victims.model)
+    model[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    attacked(FMN(steps=60), model, victims.inputs, victims.objective, norm)
+    ball = LpBall(norm=norm, radius=1.0)
+    moves = [ball.distance(*pair) for pair in itertools.pairwise(seen)]
+    early, late = torch.stack(moves[:10]).mean(0), torch.stack(moves[-5:]).mean(0)
+    assert bool((late < 0.2 * early).all())
+
+
+@norms
+def test_balls_never_outgrow_the_value_range(norm: Norm) -> None:
+    """Also where there is no gradient, by which the boundary would be infinitely far."""
+    clean = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    streams = Streams.of(seed=0, ids=torch.arange(3))
+    objective = Objective(torch.zeros(3, dtype=torch.int64))
+    ball = LpBall(norm=norm, radius=0.1)
+    rows = Rows.first(clean, objective, streams, torch.arange(3), ball)
+    attack = FMN(steps=10)
+    state = attack.begin(rows)
+    logits = torch.tensor([[1.0, 0.0]]).expand(3, -1)
+    for _ in range(5):
+        attack.update(state, logits, torch.zeros_like(clean))
+    corner = (clean < 0.5).to(clean.dtype)
+    torch.testing.assert_close(state.radius, ball.distance(clean, corner))
 
 
 @norms

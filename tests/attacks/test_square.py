@@ -8,7 +8,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustkit.attacks import EvasionAttack, Square
-from robustkit.attacks._windows import bump_of
+from robustkit.attacks._windows import Bumps, bump_of
 from robustkit.attacks.losses import AttackLoss
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
@@ -233,6 +233,28 @@ def test_bumps_are_the_reference_s(side: int) -> None:
     )
     both = torch.cat([upper, -lower])
     torch.testing.assert_close(bump_of(side, torch.device("cpu")), both / both.norm())
+
+
+def test_a_window_takes_what_another_gives_up() -> None:
+    clean = torch.full((6, 2, 9, 9), 0.5)
+    change = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    best = clean + 0.3 * change / change.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    streams = Streams.of(seed=0, ids=torch.arange(6))
+    sides, draw = torch.full((6,), 3), torch.ones(6, dtype=torch.int64)
+    moved = Bumps(clean, 0.3).step(clean, best, sides, streams, draw) - clean
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((6,), 0.3))
+    # Both windows can lie at the same place, or overlap.
+    given_up = (moved == 0).flatten(1).sum(1)
+    assert set((given_up % 2).tolist()) == {0}
+    assert int(given_up.amax()) == 18
+
+
+@pytest.mark.parametrize(("side", "fitting"), [(4, [1, 3, 4]), (8, [1, 3, 8]), (28, [3, 3, 21])])
+def test_windows_of_l2_are_odd_and_of_three_pixels_where_that_is_a_detail(
+    side: int, fitting: list[int]
+) -> None:
+    windows = Bumps(torch.zeros(1, 1, side, side + 3), 1.0)
+    assert windows.fitting(torch.tensor([0, 2, 20])).tolist() == fitting
 
 
 @pytest.mark.parametrize(
