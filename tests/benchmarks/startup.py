@@ -10,7 +10,7 @@ from typing import Any
 from tests.benchmarks.timing import seconds
 
 TITLE = "Start-up and the default command"
-ROUNDS = 5
+ROUNDS = 3
 
 
 def run() -> dict[str, Any]:
