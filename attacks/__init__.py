@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from robustkit.attacks.apgd import APGD as APGD
     from robustkit.attacks.autoattack import AutoAttack as AutoAttack
     from robustkit.attacks.base import EvasionAttack as EvasionAttack
-    from robustkit.attacks.base import Stepwise as Stepwise
     from robustkit.attacks.building import build as build
     from robustkit.attacks.building import describe as describe
     from robustkit.attacks.building import name_of as name_of
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.pgd import PGD as PGD
     from robustkit.attacks.rays import RayS as RayS
     from robustkit.attacks.square import Square as Square
+    from robustkit.attacks.stepwise import Stepwise as Stepwise
     from robustkit.attacks.surfree import SurFree as SurFree
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -42,7 +42,7 @@ else:
             "RayS": "rays",
             "Square": "square",
             "StepLL": "fgsm",
-            "Stepwise": "base",
+            "Stepwise": "stepwise",
             "SurFree": "surfree",
             "build": "building",
             "describe": "building",

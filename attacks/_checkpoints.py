@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkit.attacks.base import Rows
+from robustkit.attacks.rows import Rows
 
 # In linf and l2: the first stretch between two checkpoints, by how much the next ones are shorter,
 # and the shortest, as shares of the steps.

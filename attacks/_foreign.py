@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attacks._questions import Questions
-from robustkit.attacks.base import EvasionAttack, ViewT, check_rows
+from robustkit.attacks.base import EvasionAttack, ViewT
+from robustkit.attacks.rows import check_rows
 from robustkit.errors import DeviceLost
 from robustkit.randomness import Streams
 from robustkit.threat_models import Decisions, Objective, PerturbationSet, ThreatModel

@@ -9,9 +9,10 @@ from torch import Tensor
 from robustkit.attacks._aims import lead, most_likely_wrong
 from robustkit.attacks._balls import columns, project, sparse_step
 from robustkit.attacks._checkpoints import Run, first_density, first_stretch, halve, thin_out
-from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
+from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import reach, steepest
+from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import BadInput
 from robustkit.threat_models import PerturbationSet
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
+from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import linear_maximum_l1, reach, steepest
+from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import BadInput
 
 

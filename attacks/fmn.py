@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._balls import columns, project
-from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
+from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import steepest
+from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import BadInput
 from robustkit.threat_models import PerturbationSet
 

@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks.base import Rows, Stepwise
 from robustkit.attacks.losses import LOSSES, AttackLoss
+from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import reach, steepest
+from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import BadInput
 
 

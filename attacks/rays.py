@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt
 from robustkit.attacks._starts import check_range
-from robustkit.attacks.base import EvasionAttack, check_rows
+from robustkit.attacks.base import EvasionAttack
+from robustkit.attacks.rows import check_rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from robustkit.attacks._balls import columns
 from robustkit.attacks._windows import Bumps, Stripes, Windows
-from robustkit.attacks.base import EvasionAttack, check_rows, join_rows, take_rows
+from robustkit.attacks.base import EvasionAttack
 from robustkit.attacks.losses import LOSSES, AttackLoss
+from robustkit.attacks.rows import check_rows, join_rows, take_rows
 from robustkit.attacks.steps import reach
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams

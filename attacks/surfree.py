@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, columns, smooth_noise
 from robustkit.attacks._starts import check_range, find_starts
-from robustkit.attacks.base import EvasionAttack, check_rows
+from robustkit.attacks.base import EvasionAttack
+from robustkit.attacks.rows import check_rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks.base import EvasionAttack, Found, Rows, Stepwise, search
+from robustkit.attacks.base import EvasionAttack
+from robustkit.attacks.rows import Rows
+from robustkit.attacks.stepwise import Found, Stepwise, search
 from robustkit.data import LabelledImages
 from robustkit.evaluation.labels import marks, owned_images
 from robustkit.evaluation.records import Group, Records

@@ -13,7 +13,8 @@ from robustkit import data, models
 from robustkit.attacks import APGD
 from robustkit.attacks._aims import lead, most_likely_wrong
 from robustkit.attacks._balls import project, sparse_step
-from robustkit.attacks.base import Rows, State
+from robustkit.attacks.rows import Rows
+from robustkit.attacks.stepwise import State
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Gradients, LpBall, Meter, Objective, grant

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustkit import data, models
 from robustkit.attacks import FMN, EvasionAttack, FoolboxAttack
-from robustkit.attacks.base import Rows
+from robustkit.attacks.rows import Rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Gradients, LpBall, Meter, Objective, grant

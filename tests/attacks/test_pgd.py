@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustkit.attacks import PGD
-from robustkit.attacks.base import Rows
+from robustkit.attacks.rows import Rows
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import LpBall, Objective

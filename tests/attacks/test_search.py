@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attacks import FGSM, PGD, EvasionAttack, Stepwise
-from robustkit.attacks.base import Found, Rows, join_rows, search, take_rows
+from robustkit.attacks.rows import Rows, join_rows, take_rows
+from robustkit.attacks.stepwise import Found, search
 from robustkit.errors import DoesNotFit, ShapeMismatch
 from robustkit.passes import Passes
 from robustkit.randomness import Streams

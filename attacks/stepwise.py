@@ -1,0 +1,244 @@
+"""Attacks that go step by step, and the one loop that drives them."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks.base import EvasionAttack
+from robustkit.attacks.rows import Rows, check_rows, join_rows, take_rows
+from robustkit.errors import DoesNotFit
+from robustkit.randomness import Streams
+from robustkit.threat_models import (
+    Access,
+    Decisions,
+    Gradients,
+    Objective,
+    PerturbationSet,
+)
+
+
+class State(Protocol):
+    """What a step-by-step attack keeps between steps: a dataclass of row-aligned tensors."""
+
+    rows: Rows
+
+
+StateT = TypeVar("StateT", bound=State)
+
+
+class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
+    """An attack that alternates between proposing points and seeing their logits and gradients.
+
+    It says nothing about batches: the loop that drives it mixes rows that are at different steps,
+    attempts and examples, and lets a row leave at its first success (see `wins`).
+    """
+
+    access: ClassVar[Access] = Access.GRADIENT
+
+    @property
+    def attempts(self) -> int:
+        """How often an example is attacked from the start before it is given up."""
+        return 1
+
+    @abstractmethod
+    def begin(self, rows: Rows) -> StateT:
+        """The state before the first step."""
+
+    @abstractmethod
+    def propose(self, state: StateT) -> Tensor:
+        """(N, C, H, W) the points to be tried next, inside the allowed set; changes nothing."""
+
+    @abstractmethod
+    def gain(self, state: StateT, logits: Tensor) -> Tensor:
+        """(N,) what the attack raises, differentiable with respect to `logits`."""
+
+    @abstractmethod
+    def update(self, state: StateT, logits: Tensor, gradient: Tensor) -> Tensor:
+        """Take in what was seen at the proposed points.
+
+        Returns:
+            (N,) bool: the rows that are finished. What `result` gives then is not tried before
+            another attempt starts: `update` must have seen it.
+        """
+
+    def wins(self, state: StateT, reached: Tensor) -> Tensor:
+        """Which of the proposed points end the search of their example.
+
+        By default every point that reaches the objective. An attack says otherwise that looks for
+        the nearest such point, or that proposes points outside the set on its way.
+
+        Args:
+            state: The state that proposed the points, before `update`.
+            reached: (N,) bool: the points that reach the objective.
+
+        Returns:
+            (N,) bool.
+        """
+        return reached
+
+    def result(self, state: StateT) -> Tensor:
+        """(N, C, H, W) what the search gives back where it ends without a win.
+
+        By default the next point. Inside the allowed set, unless the attack `minimises`.
+        """
+        return self.propose(state)
+
+    def again(self, state: StateT) -> StateT:
+        """The state before the first step of the next attempt, made from the end of the last."""
+        return self.begin(state.rows.next_attempt())
+
+    def run(
+        self,
+        view: Gradients,
+        inputs: Tensor,
+        objective: Objective,
+        allowed: PerturbationSet,
+        *,
+        streams: Streams,
+    ) -> Tensor:
+        """Change inputs so that the objective is reached; see `EvasionAttack.run`."""
+        check_rows(inputs, objective, streams)
+        index = torch.arange(len(inputs), device=inputs.device)
+        everything = Rows.first(inputs, objective, streams, index, allowed)
+        changed = inputs.clone()
+        index = index[~_penniless(view, index)]
+        taken = 0
+
+        def source(room: int) -> Rows | None:
+            nonlocal taken
+            start, taken = taken, min(taken + room, len(index))
+            return take_rows(everything, index[start:taken]) if start < taken else None
+
+        for found in search(
+            self, view, source, width=view.width or max(len(inputs), 1), pad=bool(view.width)
+        ):
+            changed[found.index] = found.points
+        return changed
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Examples that have left the search.
+
+    Attributes:
+        index: (N,) int64, their victims.
+        points: (N, C, H, W) where their search ended.
+    """
+
+    index: Tensor
+    points: Tensor
+
+
+def search(
+    attack: Stepwise[StateT],
+    view: Gradients,
+    source: Callable[[int], Rows | None],
+    *,
+    width: int,
+    pad: bool,
+) -> Iterator[Found]:
+    """Drive a step-by-step attack over a queue of examples, keeping the batch full.
+
+    Args:
+        attack: What to run.
+        view: The model as the attack sees it.
+        source: Called with a number of free rows; gives at most so many first attempts, None at the
+            end.
+        width: Rows in the batch.
+        pad: Keep the batch at exactly `width` rows when the source runs dry, so that results do not
+            depend on which examples share a batch.
+
+    Yields:
+        Examples as they leave: at the first success, after the last step of the last attempt, or
+        when they cannot pay for another query.
+
+    Raises:
+        DoesNotFit: No gradient comes back from the model.
+    """
+    state = _refilled(attack, [], source, width, pad=pad)
+    while state is not None:
+        inputs = attack.propose(state).detach().requires_grad_()
+        output = view.answer(inputs, state.rows.index)
+        gradient = _gradient(attack.gain(state, output.logits), inputs)
+        with torch.no_grad():
+            reached = attack.wins(state, state.rows.objective.reached(output))
+            done = attack.update(state, output.logits.detach(), gradient)
+            present = state.rows.index >= 0
+            broke = _penniless(view, state.rows.index)
+            leaving = (reached | done | broke) & present
+            if not bool(leaving.any()):
+                continue
+            over = reached | broke | (state.rows.attempt + 1 >= attack.attempts)
+            again = leaving & ~over
+            out = (leaving & ~again).nonzero()[:, 0]
+            if len(out):
+                points = torch.where(
+                    _columns(reached[out], inputs), inputs[out], attack.result(state)[out]
+                )
+                yield Found(state.rows.index[out], points.detach())
+            going_on = [take_rows(state, rows) for rows in _where(present & ~leaving)]
+            going_on += [attack.again(take_rows(state, rows)) for rows in _where(again)]
+            state = _refilled(attack, going_on, source, width, pad=pad)
+
+
+def _gradient(gain: Tensor, inputs: Tensor) -> Tensor:
+    gradient = None
+    if gain.requires_grad:
+        (gradient,) = torch.autograd.grad(gain.sum(), inputs, allow_unused=True)
+    if gradient is None:
+        raise DoesNotFit(
+            "The model's answer carries no gradient back to its input. Use an attack that needs "
+            "score or decision access only, or a model that can be differentiated."
+        )
+    # One NaN would spread over the image; a value without a slope is not stepped on.
+    return gradient.nan_to_num(nan=0.0)
+
+
+def _penniless(view: Decisions, index: Tensor) -> Tensor:
+    """(N,) bool: the victims that can pay for no further query."""
+    left = view.remaining
+    if left is None:
+        return torch.zeros_like(index, dtype=torch.bool)
+    return left[index.clamp_min(0)] < 1
+
+
+def _refilled(
+    attack: Stepwise[StateT],
+    parts: list[StateT],
+    source: Callable[[int], Rows | None],
+    width: int,
+    *,
+    pad: bool,
+) -> StateT | None:
+    room = width - sum(len(part.rows.index) for part in parts)
+    fresh = source(room) if room else None
+    if fresh is not None:
+        parts = [*parts, attack.begin(fresh)]
+    if not parts:
+        return None
+    state = join_rows(parts)
+    return _padded(state, width) if pad else state
+
+
+def _padded(state: StateT, width: int) -> StateT:
+    count = len(state.rows.index)
+    if count == width:
+        return state
+    numbers = torch.arange(width, device=state.rows.index.device)
+    state = take_rows(state, numbers.clamp_max(count - 1))
+    state.rows.index[count:] = -1
+    return state
+
+
+def _where(mask: Tensor) -> list[Tensor]:
+    """The row numbers of a mask as a list of one vector, or of none if the mask is empty."""
+    rows = mask.nonzero()[:, 0]
+    return [rows] if len(rows) else []
+
+
+def _columns(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(-1, *[1] * (like.ndim - 1))
