@@ -1,10 +1,8 @@
 """Which weights robustness depends on: robust criticality, one tensor at a time."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,38 +10,18 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from robustkit.data import LabelledImages
-from robustkit.errors import BadInput, DoesNotFit, UnknownName
+from robustkit.defenses._weights import Weight
+from robustkit.errors import BadInput
 from robustkit.models.frozen import frozen
 from robustkit.randomness import Streams
 from robustkit.threat_models import ThreatModel
 from robustkit.training import Batch
 from robustkit.training.losses import PGDTraining
 
-Candidates = Literal["all", "spatial"]
-
 # The longest way that the ascent could go, in radii of the ball: it can turn and still arrive.
 _REACH = 2.5
 # A change this near to the radius lies on the ball's boundary.
 _BOUNDARY = 0.999
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Weight:
-    """A tensor that can be fine-tuned alone.
-
-    Attributes:
-        module: The dotted name of its module.
-        name: Its own dotted name: that of the module and `.weight`.
-        parameters: How many numbers it holds.
-        stem: Whether it is the first that an image meets.
-        spatial: Whether it is a convolution larger than 1 x 1.
-    """
-
-    module: str
-    name: str
-    parameters: int
-    stem: bool
-    spatial: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,45 +46,6 @@ class Criticality:
     mrc: float
     accuracy_drop: float
     boundary: bool
-
-
-def weights(model: nn.Module, image: Tensor) -> list[Weight]:
-    """The weights of all convolutions and linear layers that a pass goes through, in its order.
-
-    Layers that are built and never asked are left out: no image depends on them, and they would
-    seem the least critical of all.
-
-    Args:
-        model: A classifier.
-        image: (1, C, H, W).
-
-    Raises:
-        DoesNotFit: There is none.
-    """
-    own = {id(parameter): name for name, parameter in model.named_parameters()}
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and id(module.weight) in own
-    }
-    met: dict[str, None] = {}
-    with _noting(layers, met), frozen(model), torch.no_grad():
-        model(image)
-    if not met:
-        raise DoesNotFit(
-            f"The model {type(model).__name__} passes images through no convolution and no linear "
-            "layer, so there is no weight to fine-tune."
-        )
-    return [
-        Weight(
-            module=name,
-            name=own[id(layers[name].weight)],
-            parameters=layers[name].weight.numel(),
-            stem=number == 0,
-            spatial=layers[name].weight.ndim == 4 and layers[name].weight.shape[2:] != (1, 1),
-        )
-        for number, name in enumerate(met)
-    ]
 
 
 def attacked(
@@ -212,41 +151,6 @@ def ranked(found: Sequence[Criticality]) -> tuple[Criticality, ...]:
     return tuple(sorted(found, key=lambda one: (one.mrc, one.module)))
 
 
-def choice(
-    found: Sequence[Weight],
-    ranking: Sequence[Criticality],
-    *,
-    modules: Sequence[str],
-    candidates: Candidates,
-) -> tuple[Weight, ...]:
-    """The weights to be fine-tuned.
-
-    Args:
-        found: As `weights` gives them.
-        ranking: The least critical first.
-        modules: Dotted names of what the caller wants; none takes the least critical candidate.
-        candidates: `all`, or `spatial` convolutions alone; never the stem.
-
-    Raises:
-        UnknownName: A module that is not among `found`.
-        DoesNotFit: There is no candidate.
-    """
-    by_name = {weight.module: weight for weight in found}
-    for name in modules:
-        if name not in by_name:
-            raise UnknownName("convolution or linear layer of the model", name, by_name)
-    if modules:
-        return tuple(by_name[name] for name in dict.fromkeys(modules))
-    for one in ranking:
-        weight = by_name[one.module]
-        if not weight.stem and (weight.spatial or candidates == "all"):
-            return (weight,)
-    raise DoesNotFit(
-        f"Behind its first layer the model has no weight among the candidates {candidates!r}. "
-        f"Name a module: {', '.join(by_name)}."
-    )
-
-
 def _climbed(
     model: nn.Module,
     weight: Weight,
@@ -278,18 +182,3 @@ def _climbed(
 
 def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
-
-
-@contextlib.contextmanager
-def _noting(layers: Mapping[str, nn.Module], met: dict[str, None]) -> Iterator[None]:
-    """Note which layers are called, in the order of their first call."""
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda *_: met.setdefault(name)
-
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

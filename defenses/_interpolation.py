@@ -68,9 +68,11 @@ class Point:
     safe: bool
 
 
-def mixed(before: Tensor, after: Tensor, alpha: float) -> Tensor:
-    """The tensor at `alpha`; at 0 and 1 it has the very bits of the one or the other."""
-    return torch.lerp(before, after, alpha)
+def mixed(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """The tensors at `alpha`; at 0 and 1 they have the very bits of the ones or the others."""
+    return {name: torch.lerp(old, after[name], alpha) for name, old in before.items()}
 
 
 def values(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
@@ -124,7 +126,7 @@ def curve(
     points: list[Point] = []
     base: Answers | None = None
     for alpha in alphas:
-        put(model, {name: mixed(old, after[name], alpha) for name, old in before.items()})
+        put(model, mixed(before, after, alpha))
         found = answers(
             model, held_out, threat, steps=steps, batch_size=batch_size, streams=streams
         )
@@ -213,4 +215,6 @@ def _point(alpha: float, found: Answers, base: Answers, limits: Limits) -> Point
 
 
 def _gain(after: Tensor, before: Tensor, confidence: float) -> Interval:
+    if after is before:
+        return Interval(0.0, 0.0, 0.0)
     return paired_difference(after.numpy(), before.numpy(), confidence)

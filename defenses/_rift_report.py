@@ -65,18 +65,44 @@ class RiFTReport:
         return self.chosen.clean_gain.low > 0
 
     @property
+    def verdict(self) -> str:
+        """What became of the model, in one sentence."""
+        names = ", ".join(self.modules)
+        if not self.alpha:
+            return f"unchanged: fine-tuning {names} was nowhere both safe and a gain."
+        point = self.chosen
+        proven = "" if self.proven else " (within what chance can do)"
+        return (
+            f"{names} at alpha {self.alpha:g}: held-out clean accuracy "
+            f"{100 * point.clean_gain.value:+.2f} points{proven}, robust accuracy "
+            f"{100 * point.robust_gain.value:+.2f}."
+        )
+
+    @property
     def advice(self) -> str | None:
         """What to do about a fine-tuning that can hardly show; None where it can."""
         if max(self.displacement.values()) >= _FAINT:
             return None
         far = ", ".join(f"{name} by {way:.2%}" for name, way in self.displacement.items())
-        return f"Fine-tuning moved {far} of its length, which can hardly show. Raise the learning rate."
+        return f"Fine-tuning moved {far} of its length: hardly enough to show. Raise its rate."
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found: dict[str, Any] = _plain(fields)
         return {"note": NOTE, "proven": self.proven, **found}
+
+    def summary(self) -> dict[str, Any]:
+        """What a saved model should know of it, ready for JSON."""
+        return {
+            "name": "rift",
+            "modules": list(self.modules),
+            "alpha": self.alpha,
+            "epochs": self.epochs,
+            "settings": _plain(self.settings),
+            "threat": _plain(self.threat),
+            "data": _plain(self.data),
+        }
 
     def to_json(self) -> str:
         """As `rift.json` has it."""
@@ -121,7 +147,7 @@ class RiFTReport:
 
     def _draw_curve(self, axes: "Axes") -> None:
         alphas = [point.alpha for point in self.curve]
-        for name, marker in (("clean", "o"), ("robust", "s")):
+        for name, marker, aside in (("clean", "o", -0.004), ("robust", "s", 0.004)):
             gains: list[Interval] = [getattr(point, f"{name}_gain") for point in self.curve]
             values = [100 * gain.value for gain in gains]
             ends = (
@@ -130,9 +156,16 @@ class RiFTReport:
             )
             base = 100 * getattr(self.curve[0], name).value
             label = f"{name} (at 0: {base:.1f} %)"
-            axes.errorbar(alphas, values, yerr=ends, marker=marker, capsize=3, label=label)
+            axes.errorbar(
+                [alpha + aside for alpha in alphas],
+                values,
+                yerr=ends,
+                marker=marker,
+                capsize=3,
+                label=label,
+            )
         axes.axhline(0, color="grey", linewidth=0.8)
-        axes.axvline(self.alpha, color="tab:orange", linestyle="--", label=f"alpha {self.alpha:g}")
+        axes.axvline(self.alpha, color="black", linestyle="--", label=f"alpha {self.alpha:g}")
         axes.set_xlabel("alpha: old weights 0, fine-tuned weights 1")
         axes.set_ylabel("change of held-out accuracy, points")
         axes.set_title("The way from old to fine-tuned weights")

@@ -4,24 +4,15 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustkit.data import LabelledImages
-from robustkit.defenses._criticality import (
-    Candidates,
-    Criticality,
-    Weight,
-    attacked,
-    choice,
-    criticality,
-    ranked,
-    weights,
-)
+from robustkit.defenses._criticality import Criticality, attacked, criticality, ranked
 from robustkit.defenses._interpolation import (
     Limits,
     best,
@@ -32,6 +23,7 @@ from robustkit.defenses._interpolation import (
     values,
 )
 from robustkit.defenses._rift_report import RiFTReport
+from robustkit.defenses._weights import Candidates, Weight, choice, weights
 from robustkit.defenses.base import Defense, only
 from robustkit.defenses.guards import buffers_kept
 from robustkit.errors import BadInput
@@ -52,10 +44,20 @@ class Tuned:
     Attributes:
         model: A copy of the given model in which the chosen tensors alone may differ.
         report: Why these, and how far.
+        old: The chosen tensors before fine-tuning, by name.
+        new: The same after it.
     """
 
     model: nn.Module
     report: RiFTReport
+    old: Mapping[str, Tensor]
+    new: Mapping[str, Tensor]
+
+    def at(self, alpha: float) -> nn.Module:
+        """A copy of the model at another place between the old weights, 0, and the new ones, 1."""
+        other = copy.deepcopy(self.model)
+        put(other, mixed(self.old, self.new, alpha))
+        return other
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,9 +165,9 @@ class RiFT(Defense):
         if least > self.max_doubt:
             needed = self.held_out * (1 / self.max_doubt - 1) / (1 / least - 1)
             raise BadInput(
-                f"{self.held_out} held-out images cannot tell whether robustness falls by more than "
-                f"{self.max_doubt:.2%}: even where none differs, the interval reaches {least:.2%}. "
-                f"Hold out at least {math.ceil(needed)} (held_out), or raise max_doubt."
+                f"{self.held_out} held-out images cannot tell whether robustness falls by more "
+                f"than {self.max_doubt:.2%}: even where none differs, the interval reaches "
+                f"{least:.2%}. Hold out at least {math.ceil(needed)} (held_out) or raise max_doubt."
             )
         if self.candidates not in get_args(Candidates):
             raise BadInput(f"RiFT's candidates are {self.candidates!r}; use all or spatial.")
@@ -222,7 +224,12 @@ class RiFT(Defense):
         ranking = self._ranking(
             tuned, learnt, threat, found, _of(there, data, learnt), trainer.seed
         )
-        chosen = choice(found, ranking, modules=self.modules, candidates=self.candidates)
+        chosen = choice(
+            found,
+            [one.module for one in ranking],
+            modules=self.modules,
+            candidates=self.candidates,
+        )
         names = [weight.name for weight in chosen]
         before = values(tuned, names)
         epochs = self._fine_tune(tuned, learnt, trainer, names)
@@ -240,7 +247,7 @@ class RiFT(Defense):
             streams=_of(there, data, held_out).fork("held out"),
         )
         place = best(points).alpha
-        put(tuned, {name: mixed(old, after[name], place) for name, old in before.items()})
+        put(tuned, mixed(before, after, place))
         report = RiFTReport(
             modules=tuple(weight.module for weight in chosen),
             chosen_by="name" if self.modules else "criticality",
@@ -258,7 +265,7 @@ class RiFT(Defense):
         )
         if report.advice is not None:
             _logger.warning(report.advice)
-        return Tuned(tuned, report)
+        return Tuned(tuned, report, before, after)
 
     def _ranking(
         self,

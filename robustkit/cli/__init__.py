@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from robustkit.cli.defend import defend
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_
 from robustkit.cli.show import show
@@ -27,6 +28,7 @@ def commands() -> None:
     """
 
 
+commands.add_command(defend)
 commands.add_command(evaluate)
 commands.add_command(list_)
 commands.add_command(show)

@@ -16,7 +16,8 @@ def show(name: str) -> None:
     found = [entry for kind in registry.KINDS for entry in registry.entries(kind).values()]
     matching = [entry for entry in found if entry.name == name]
     if not matching:
-        raise UnknownName("attack, model, data set or threat model", name, (e.name for e in found))
+        kinds = "attack, defense, model, data set or threat model"
+        raise UnknownName(kinds, name, (entry.name for entry in found))
     for number, entry in enumerate(matching):
         click.echo("\n" if number else "", nl=False)
         click.echo(f"{entry.name} ({registry.singular(entry.kind)}): {entry.summary}")
@@ -30,7 +31,7 @@ def show(name: str) -> None:
                 click.echo(f"  {label}: {value}")
         thing = entry.load()
         click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
-        options = _options(thing) if entry.kind in ("attacks", "losses") else []
+        options = _options(thing) if entry.kind in ("attacks", "defenses", "losses") else []
         if options:
             click.echo("\nOptions:")
             for line in options:
