@@ -15,7 +15,7 @@ from typing import Any
 
 from robustkit.errors import MissingExtra, UnknownName
 
-KINDS = ("attacks", "models", "data", "threats", "losses", "recipes")
+KINDS = ("attacks", "defenses", "models", "data", "threats", "losses", "recipes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +159,8 @@ _MODELS: tuple[tuple[str, str, str, str], ...] = (
         "robustbench:[DATA/THREAT/]NAME, a model of RobustBench's zoo",
         "robustbench",
     ),
+    ("http", "http:over_http", "http://HOST:PORT, a deployed classifier: labels only", ""),
+    ("https", "http:over_https", "https://HOST:PORT, the same over TLS", ""),
 )
 
 _THREATS = (
@@ -198,6 +200,14 @@ _ATTACKS = (
         ("linf", "l2", "l1", "l0"),
         _BOTH,
         "any attack of Foolbox, as in foolbox:LinfPGD",
+    ),
+)
+
+_DEFENSES = (
+    (
+        "rift",
+        "rift:RiFT",
+        "for an adversarially trained model: accuracy out of weights that robustness needs least",
     ),
 )
 
@@ -281,6 +291,10 @@ BUILTIN: tuple[Entry, ...] = (
             goals=goals,
         )
         for name, target, access, norms, goals, summary in _ATTACKS
+    ),
+    *(
+        Entry(kind="defenses", name=name, target=f"robustkit.defenses.{target}", summary=summary)
+        for name, target, summary in _DEFENSES
     ),
     *(
         Entry(

@@ -13,7 +13,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from robustkit.errors import BadInput, BudgetExceeded, ShapeMismatch
+from robustkit.errors import BadInput, BudgetExceeded, DoesNotFit, ShapeMismatch
+from robustkit.models import labels_only
 from robustkit.passes import Ledger, chunks, watched
 from robustkit.randomness import Streams
 from robustkit.threat_models.goal import Output
@@ -80,6 +81,11 @@ def _describe(value: Any) -> str:  # noqa: ANN401 - whatever a foreign model ret
     return f"a {type(value).__name__}"
 
 
+def most(model: nn.Module) -> Access:
+    """The most that a view of a model can grant: labels if it answers no more, else everything."""
+    return Access.DECISION if labels_only(model) else Access.GRADIENT
+
+
 Observer = Callable[[Tensor, Tensor, Output, Tensor], None]
 
 
@@ -88,6 +94,7 @@ class Meter:
 
     Attributes:
         ledger: Who has spent what.
+        most: The most that a view of the model can grant.
         width: Rows in which the model is run; None runs every batch as it comes.
         queries: Queries each example may pay for; None for any number.
         stochastic: Whether the model answers at random.
@@ -109,6 +116,7 @@ class Meter:
         self.ledger = Ledger(len(streams), streams.ids.device)
         self.stochastic = bool(getattr(model, "stochastic", False))
         self.observer: Observer | None = None
+        self.most = most(model)
         self._model = model
         self._streams = streams.fork("search")
         self._calls = 0
@@ -310,6 +318,12 @@ _VIEWS: dict[Access, type[Decisions]] = {
 
 
 def grant(meter: Meter, access: Access) -> Decisions:
-    """A view of all the meter's examples: `Decisions`, `Scores` or `Gradients`."""
+    """A view of all the meter's examples: `Decisions`, `Scores` or `Gradients`.
+
+    Raises:
+        DoesNotFit: The model answers with less.
+    """
+    if access > meter.most:
+        raise DoesNotFit(f"The model grants {meter.most} access, and {access} was asked for.")
     everyone = torch.arange(len(meter.ledger.forward), device=meter.ledger.forward.device)
     return _VIEWS[access](meter, everyone)

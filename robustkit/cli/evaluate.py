@@ -23,7 +23,8 @@ VIOLATION = 3
     "--model",
     default="builtin:cifar10-resnet18",
     show_default=True,
-    help="A name, a saved directory, or file.py:factory / package.module:factory (runs that code).",
+    help="A name, a saved directory, http://host:port (labels only), or file.py:factory / "
+    "package.module:factory (runs that code).",
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors or .pt.")
 @click.option(

@@ -8,16 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustkit.data import LabelledImages
-from robustkit.errors import BadInput, RobustkitError
+from robustkit.errors import BadInput, DoesNotFit, RobustkitError
 from robustkit.evaluation.conditions import memory_shortage
 from robustkit.passes import Passes, widest
 from robustkit.randomness import Streams
 from robustkit.report import Flag
 from robustkit.report.parts import Severity
-from robustkit.threat_models import Access, Meter, ThreatModel
+from robustkit.threat_models import Access, Meter, Targeted, ThreatModel
+from robustkit.threat_models.access import most
 
 # More rows than this bring no speed, only padding when few examples are left.
 _ROWS = {"cpu": 64, "cuda": 512}
+# Examples about which a model is asked twice whose answers may cost something.
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,25 @@ def inspect(
         device: Where the model is.
         seed: Of a random model's draws.
         width: Rows in which the model shall be run; None for the largest that fits, at most 64 on a
-            CPU and 512 on a GPU.
+            CPU and 512 on a GPU, or as many as a deployed classifier takes at once.
 
     Raises:
+        DoesNotFit: The adversary sees more of the model than the model shows; nothing was asked.
         BadInput: The model and the data do not fit, or the model is not in float32.
         DeviceLost: Not one example fits into memory.
     """
+    _check_access(model, threat)
     _check_dtype(model)
     _check_range(data, threat)
     probe = _Probe(model, data, device, seed)
-    probe.run(1)
-    wished = width or _fitting(probe, min(len(data), _ROWS.get(device.type, 64)))
-    fits = widest(probe.run, wished)
+    if most(model) is Access.DECISION:
+        # Somebody else's memory: it says itself how much it takes.
+        probe.run(_FEW)
+        fits = width or int(getattr(model, "batch", 1))
+    else:
+        probe.run(1)
+        wished = width or _fitting(probe, min(len(data), _ROWS.get(device.type, 64)))
+        fits = widest(probe.run, wished)
     classes = probe.first.shape[1]
     worst = int(data.labels.max())
     if worst >= classes:
@@ -76,7 +86,11 @@ def inspect(
             f"The data has the label {worst}, but the model answers {classes} classes (0 to "
             f"{classes - 1}). Give a model and data that belong together."
         )
-    flags = [*_answer_flags(probe.first, probe.second), *_gradient_flags(probe.gradient, threat)]
+    flags = [
+        *(_deployed_flags() if most(model) is Access.DECISION else _answer_flags(probe.first)),
+        *_draw_flags(probe.first, probe.second),
+        *_gradient_flags(probe.gradient, threat),
+    ]
     reproducible = bool(getattr(model, "stochastic", False)) or _same(probe.first, probe.second)
     return Inspection(classes, fits, flags, probe.passes, reproducible)
 
@@ -145,6 +159,23 @@ def _told(error: Exception) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
+def _check_access(model: nn.Module, threat: ThreatModel) -> None:
+    """Refuse an adversary, or a choice of targets, that a model of labels cannot serve."""
+    if most(model) >= Access.SCORE:
+        return
+    if threat.access > most(model):
+        raise DoesNotFit(
+            f"The model answers labels and nothing else, and the threat model {threat.name!r} "
+            f"grants {threat.access} access. Use --threat l2-decision or linf-decision, or "
+            "--access decision with attacks that need no more."
+        )
+    if isinstance(threat.goal, Targeted) and threat.goal.selection in ("least-likely", "second"):
+        raise DoesNotFit(
+            f"Targets by {threat.goal.selection!r} are chosen by scores, and the model answers "
+            "labels and nothing else. Use --goal targeted:random."
+        )
+
+
 def _check_dtype(model: nn.Module) -> None:
     wrong = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     wrong |= {b.dtype for b in model.buffers()} & {torch.float16, torch.bfloat16}
@@ -173,7 +204,7 @@ def _same(logits: Tensor, again: Tensor) -> bool:
     return torch.allclose(logits, again, rtol=0, atol=0, equal_nan=True)
 
 
-def _answer_flags(logits: Tensor, again: Tensor) -> list[Flag]:
+def _answer_flags(logits: Tensor) -> list[Flag]:
     flags = []
     if not bool(logits.isfinite().all()):
         flags.append(
@@ -185,10 +216,22 @@ def _answer_flags(logits: Tensor, again: Tensor) -> list[Flag]:
             "The model seems to answer probabilities. Attacks need logits: leave the softmax out."
         )
         flags.append(_flag("probabilities", "warn", text))
-    if not _same(logits, again):
-        text = "The model answers the same images differently: its score is one draw among many."
-        flags.append(_flag("random-forward", "warn", text))
     return flags
+
+
+def _deployed_flags() -> list[Flag]:
+    text = (
+        "The model is behind an address: its hash is that of the address and of what the server "
+        "says about itself, not of weights, and nobody can tell whether it stayed the same."
+    )
+    return [_flag("deployed-model", "info", text)]
+
+
+def _draw_flags(logits: Tensor, again: Tensor) -> list[Flag]:
+    if _same(logits, again):
+        return []
+    text = "The model answers the same images differently: its score is one draw among many."
+    return [_flag("random-forward", "warn", text)]
 
 
 def _gradient_flags(gradient: Tensor, threat: ThreatModel) -> list[Flag]:

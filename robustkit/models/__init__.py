@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.models.cnn import CNN
-    from robustkit.models.identity import fingerprint, parameter_count
+    from robustkit.models.identity import fingerprint, labels_only, parameter_count
     from robustkit.models.layers import Normalize, Normalized
     from robustkit.models.loading import load, needs_weights
     from robustkit.models.preact import PreActResNet
@@ -23,6 +23,7 @@ __all__ = [
     "PreActResNet",
     "ResNet",
     "fingerprint",
+    "labels_only",
     "load",
     "needs_weights",
     "parameter_count",
@@ -39,6 +40,7 @@ _HOMES = {
     "PreActResNet": "preact",
     "ResNet": "resnet",
     "fingerprint": "identity",
+    "labels_only": "identity",
     "load": "loading",
     "needs_weights": "loading",
     "parameter_count": "identity",

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 def fingerprint(model: nn.Module) -> str:
     """SHA-256, in hexadecimal, of a model's class name and of all its parameters and buffers.
 
-    Names, types, shapes and bytes count; device, memory layout, mode and `requires_grad` do not.
+    Names, types, shapes and bytes count; device, memory layout, mode and `requires_grad` do not. A
+    model that `labels_only` shows none of them: its address and what it says of itself count.
     """
+    if labels_only(model):
+        return str(model.identity)
     digest = hashlib.sha256(type(model).__qualname__.encode())
     for name, tensor in sorted(_tensors(model), key=lambda pair: pair[0]):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -21,8 +24,18 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def parameter_count(model: nn.Module) -> int:
-    """How many numbers the model's parameters hold; shared ones count once, buffers do not."""
+def labels_only(model: nn.Module) -> bool:
+    """Whether a model shows its labels and nothing else: no scores, no gradients, no weights."""
+    return getattr(model, "labels_only", False) is True
+
+
+def parameter_count(model: nn.Module) -> int | None:
+    """How many numbers the model's parameters hold; shared ones count once, buffers do not.
+
+    None for a model that `labels_only`.
+    """
+    if labels_only(model):
+        return None
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -35,8 +35,8 @@ def load(
     Args:
         spec: A registered name (`resnet-18`, `builtin:cifar10-resnet18`), `torchvision:NAME`,
             `timm:NAME`, `robustbench:NAME` (untrained with `@none` behind them), a directory that
-            `save` wrote, or `path/file.py:factory` or `package.module:factory`, which run that
-            code.
+            `save` wrote, `path/file.py:factory` or `package.module:factory`, which run that code,
+            or `http://host:port`, a deployed classifier that is asked for labels.
         weights: A `.safetensors` file, a file of `torch.save` with tensors only, or a directory
             that `save` wrote. None: the weights that the model comes with; own architectures then
             get new ones (see `needs_weights`).
