@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from robustkit.threat_models.perturbation import PerturbationSet as PerturbationSet
     from robustkit.threat_models.presets import load as load
     from robustkit.threat_models.trace import CurvePoint as CurvePoint
+    from robustkit.threat_models.trace import DistancePoint as DistancePoint
     from robustkit.threat_models.trace import Trace as Trace
     from robustkit.threat_models.trace import curve as curve
+    from robustkit.threat_models.trace import distance_curve as distance_curve
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -67,7 +69,9 @@ else:
             "PerturbationSet": "perturbation",
             "load": "presets",
             "CurvePoint": "trace",
+            "DistancePoint": "trace",
             "Trace": "trace",
             "curve": "trace",
+            "distance_curve": "trace",
         },
     )

@@ -30,6 +30,21 @@ class CurvePoint:
     success: float
 
 
+@dataclass(frozen=True, slots=True)
+class DistancePoint:
+    """How many examples an attack has come so near to, within so many queries.
+
+    Attributes:
+        queries: Queries per example.
+        distance: The distance.
+        success: Share of examples for which a point at most so far away was found.
+    """
+
+    queries: int
+    distance: float
+    success: float
+
+
 class Trace:
     """The improvements of every example: points that were asked about, allowed and good.
 
@@ -99,6 +114,42 @@ class Trace:
         return found
 
 
+def distance_curve(
+    distances: Tensor, budgets: Sequence[int], *, most: int = 50
+) -> tuple[DistancePoint, ...]:
+    """Success over distance, one curve for each number of queries.
+
+    Every point is exact: so many examples had a point at most so far away. Between two points of
+    one curve the share is that of the first. The first and the last distance found are among them;
+    where nothing was found, there are none.
+
+    Args:
+        distances: (N, B) float64, as `Trace.smallest` gives them; infinite where nothing was found.
+        budgets: The B numbers of queries.
+        most: Points for each number of queries at most, 2 or more; evenly spaced in success.
+
+    Raises:
+        BadInput: No examples.
+        ShapeMismatch: The budgets are not those of the distances.
+
+    Example:
+        >>> nearest = torch.tensor([[1.0], [torch.inf], [0.5], [0.5]]).double()
+        >>> [(point.distance, point.success) for point in distance_curve(nearest, [10])]
+        [(0.5, 0.5), (1.0, 0.75)]
+    """
+    _check_curve(distances, budgets)
+    points = []
+    for budget, column in zip(budgets, distances.T, strict=True):
+        found, counts = column[column.isfinite()].unique(sorted=True, return_counts=True)
+        share = counts.cumsum(0).double() / len(column)
+        kept = torch.linspace(0, len(found) - 1, min(most, len(found))).round().long()
+        points += [
+            DistancePoint(queries=budget, distance=distance, success=success)
+            for distance, success in zip(found[kept].tolist(), share[kept].tolist(), strict=True)
+        ]
+    return tuple(points)
+
+
 def curve(distances: Tensor, budgets: Sequence[int], radius: float) -> tuple[CurvePoint, ...]:
     """Median, quartiles and success of examples over queries.
 
@@ -115,12 +166,7 @@ def curve(distances: Tensor, budgets: Sequence[int], radius: float) -> tuple[Cur
         >>> curve(torch.tensor([[1.0, 0.25], [torch.inf, 0.75]]).double(), [10, 20], 0.5)[1].median
         0.5
     """
-    if distances.ndim != 2 or distances.shape[1] != len(budgets):
-        raise ShapeMismatch(
-            f"{len(budgets)} budgets were given for distances of shape {tuple(distances.shape)}."
-        )
-    if not len(distances):
-        raise BadInput("A curve needs at least one example.")
+    _check_curve(distances, budgets)
     return tuple(
         CurvePoint(
             queries=budget,
@@ -131,6 +177,15 @@ def curve(distances: Tensor, budgets: Sequence[int], radius: float) -> tuple[Cur
         )
         for budget, column in zip(budgets, distances.T, strict=True)
     )
+
+
+def _check_curve(distances: Tensor, budgets: Sequence[int]) -> None:
+    if distances.ndim != 2 or distances.shape[1] != len(budgets):
+        raise ShapeMismatch(
+            f"{len(budgets)} budgets were given for distances of shape {tuple(distances.shape)}."
+        )
+    if not len(distances):
+        raise BadInput("A curve needs at least one example.")
 
 
 def _quantile(values: Tensor, share: float) -> float:

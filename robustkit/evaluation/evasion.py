@@ -18,7 +18,7 @@ from robustkit.evaluation.artifacts import write_artifacts
 from robustkit.evaluation.conditions import controlled, resumable
 from robustkit.evaluation.engine import Engine, Progress, Silent
 from robustkit.evaluation.guards import Inspection, inspect
-from robustkit.evaluation.labels import queries_curve
+from robustkit.evaluation.labels import label_curves
 from robustkit.evaluation.plans import Plan, split, standard
 from robustkit.evaluation.records import Records
 from robustkit.evaluation.summary import Standing, Tally, attack_flags, tally
@@ -136,7 +136,7 @@ def evaluate(
     result = tally(images, records, plan)
     right = [row for row, e in enumerate(result.examples) if e.status != "misclassified"]
     # The first attack is the one that was given all examples.
-    curves = Curves(queries=queries_curve(records.stage(0), right, threat))
+    curves = label_curves(records.stage(0), right, threat)
     report = _report(
         facts, images, threat, plan, skipped, found, result, curves, seed, target, about, command
     )

@@ -8,8 +8,8 @@ from torch import Tensor
 from robustkit.data import LabelledImages
 from robustkit.evaluation.records import Group
 from robustkit.randomness import Streams
-from robustkit.report import QueriesPoint
-from robustkit.threat_models import ThreatModel, curve
+from robustkit.report import Curves, DistancePoint, QueriesPoint
+from robustkit.threat_models import ThreatModel, curve, distance_curve
 
 # Images of its target class that the adversary owns for each example.
 OWNED = 5
@@ -44,10 +44,8 @@ def owned_images(data: LabelledImages, targets: Tensor, streams: Streams) -> Ten
     return images.to(targets.device)
 
 
-def queries_curve(
-    groups: Sequence[Group], rows: Sequence[int], threat: ThreatModel
-) -> tuple[QueriesPoint, ...] | None:
-    """Distances and success over queries of one attack; None if it was not traced on all examples.
+def label_curves(groups: Sequence[Group], rows: Sequence[int], threat: ThreatModel) -> Curves:
+    """Distances and success over queries of one attack; empty if it was not traced on all examples.
 
     Args:
         groups: What the attack has recorded.
@@ -61,20 +59,26 @@ def queries_curve(
     }
     budgets = marks(threat)
     if not budgets or not len(rows) or not found.keys() >= set(rows):
-        return None
+        return Curves()
     distances = torch.tensor(
         [[torch.inf if d is None else d for d in found[row]] for row in rows],
         dtype=torch.float64,
     )
-    return tuple(
-        QueriesPoint(
-            queries=point.queries,
-            median=_finite(point.median),
-            q25=_finite(point.q25),
-            q75=_finite(point.q75),
-            success=point.success,
-        )
-        for point in curve(distances, budgets, threat.allowed.radius)
+    return Curves(
+        queries=tuple(
+            QueriesPoint(
+                queries=point.queries,
+                median=_finite(point.median),
+                q25=_finite(point.q25),
+                q75=_finite(point.q75),
+                success=point.success,
+            )
+            for point in curve(distances, budgets, threat.allowed.radius)
+        ),
+        distances=tuple(
+            DistancePoint(queries=point.queries, distance=point.distance, success=point.success)
+            for point in distance_curve(distances, budgets)
+        ),
     )
 
 

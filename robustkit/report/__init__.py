@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustkit.report.evasion import Accuracies as Accuracies
     from robustkit.report.evasion import AttackRow as AttackRow
     from robustkit.report.evasion import Curves as Curves
+    from robustkit.report.evasion import DistancePoint as DistancePoint
     from robustkit.report.evasion import Draws as Draws
     from robustkit.report.evasion import EpsPoint as EpsPoint
     from robustkit.report.evasion import EvasionReport as EvasionReport
@@ -46,6 +47,7 @@ else:
             "Accuracies": "evasion",
             "AttackRow": "evasion",
             "Curves": "evasion",
+            "DistancePoint": "evasion",
             "Draws": "evasion",
             "EpsPoint": "evasion",
             "EvasionReport": "evasion",

@@ -145,6 +145,21 @@ class QueriesPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistancePoint:
+    """How many examples can be broken so near within so many queries.
+
+    Attributes:
+        queries: Queries spent per example.
+        distance: How far an example may be changed.
+        success: Share of examples broken within that distance.
+    """
+
+    queries: Count
+    distance: Amount
+    success: Part
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
     """How the verdict depends on effort; None for what was not drawn.
 
@@ -152,11 +167,13 @@ class Curves:
         passes: Over passes per example.
         eps: Over the radius.
         queries: Over queries per example.
+        distances: Success over distance, for each number of queries; distances grow within each.
     """
 
     passes: tuple[PassesPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     eps: tuple[EpsPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     queries: tuple[QueriesPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
+    distances: tuple[DistancePoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
