@@ -275,8 +275,9 @@ def every_pass_is_counted(case: Case) -> None:
 def known_optima_are_reached(case: Case) -> None:
     """Within 1.25 x the smallest radius of linear models, never below it; ours only."""
     if case.attack.order_free:
-        # Random search gets near an optimum only after very many queries.
-        slack = 2.0 if case.attack.access is Access.SCORE else 1.25
+        # In l2, random search gets near an optimum only after very many queries.
+        random = case.attack.access is Access.SCORE and case.norm == "l2"
+        slack = 2.0 if random else 1.25
         problem = linear_problem(interior=True, examples=3, seed=4).to(case.device)
         check_against_optimum(case.attack, problem, case.norm, slack=slack)
 
