@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from robustkit.report.base import schema as schema
     from robustkit.report.base import write as write
     from robustkit.report.console import show as show
+    from robustkit.report.corruptions import CorruptedExample as CorruptedExample
+    from robustkit.report.corruptions import CorruptionRow as CorruptionRow
+    from robustkit.report.corruptions import CorruptionsReport as CorruptionsReport
+    from robustkit.report.corruptions import MeanCorruptionError as MeanCorruptionError
     from robustkit.report.environment import current_environment as current_environment
     from robustkit.report.evasion import Accuracies as Accuracies
     from robustkit.report.evasion import AttackRow as AttackRow
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from robustkit.report.evasion import PassesPoint as PassesPoint
     from robustkit.report.evasion import QueriesPoint as QueriesPoint
     from robustkit.report.evasion import Skipped as Skipped
+    from robustkit.report.grid import Corrupted as Corrupted
     from robustkit.report.html import render as render
     from robustkit.report.html import write_html as write_html
     from robustkit.report.parts import About as About
@@ -43,6 +48,10 @@ else:
         __name__,
         {
             "show": "console",
+            "CorruptedExample": "corruptions",
+            "CorruptionRow": "corruptions",
+            "CorruptionsReport": "corruptions",
+            "MeanCorruptionError": "corruptions",
             "current_environment": "environment",
             "Accuracies": "evasion",
             "AttackRow": "evasion",
@@ -55,6 +64,7 @@ else:
             "PassesPoint": "evasion",
             "QueriesPoint": "evasion",
             "Skipped": "evasion",
+            "Corrupted": "grid",
             "render": "html",
             "write_html": "html",
             "About": "parts",

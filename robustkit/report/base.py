@@ -27,7 +27,10 @@ from robustkit.report.parts import (
 FILE = "report.json"
 
 # The class of each scenario's report.
-_SCENARIOS = {"evasion": "robustkit.report.evasion:EvasionReport"}
+_SCENARIOS = {
+    "evasion": "robustkit.report.evasion:EvasionReport",
+    "corruptions": "robustkit.report.corruptions:CorruptionsReport",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

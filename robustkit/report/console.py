@@ -10,7 +10,9 @@ from rich.text import Text
 
 from robustkit.report import words
 from robustkit.report.base import Report
+from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
+from robustkit.report.grid import show_grid
 
 _STYLES = {"info": "cyan", "warn": "yellow", "void": "bold red", "unlisted": "magenta"}
 
@@ -42,6 +44,8 @@ def show(report: Report, console: Console) -> None:
     if isinstance(report, EvasionReport):
         _attacks(report, console, safe)
         _skipped(report, console, safe)
+    if isinstance(report, CorruptionsReport):
+        show_grid(report, console, safe)
     _controls(report, console, safe)
     _flags(report, console, safe)
     _cost(report, console)
@@ -60,7 +64,7 @@ def _filter(console: Console) -> Callable[[str], str]:
 def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> None:
     verdict = report.verdict
     rows = [(verdict.metric, verdict.value, verdict.low, verdict.high)]
-    if isinstance(report, EvasionReport):
+    if isinstance(report, EvasionReport | CorruptionsReport):
         clean = report.clean_accuracy
         rows.append(("clean_accuracy", clean.value, clean.low, clean.high))
     grid = Table.grid(padding=(0, 2))
@@ -85,7 +89,7 @@ def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> N
     grid.add_row("Model", Text(safe(name)))
     data = f"{report.data.spec}, split {report.data.split}, {report.data.n:,} examples"
     grid.add_row("Data", Text(safe(data)))
-    grid.add_row("Threat", Text(safe(f"{report.threat.name}. {words.threat(report.threat)}")))
+    grid.add_row("Threat", Text(safe(f"{report.threat.name}. {words.adversary(report)}")))
     console.print(grid)
 
 

@@ -14,7 +14,9 @@ from robustkit.errors import BadInput
 from robustkit.files import write_atomically
 from robustkit.report import words
 from robustkit.report.base import Report
+from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
+from robustkit.report.grid import Corrupted, heat_map, shown
 from robustkit.report.pictures import Picture, data_uri, difference
 
 MOST_PICTURES = 20
@@ -60,7 +62,9 @@ class _Card:
     small: bool
 
 
-def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
+def render(
+    report: Report, pictures: Sequence[Picture] = (), corrupted: Sequence[Corrupted] = ()
+) -> str:
     """The page of a report.
 
     Every string in it is escaped, whatever a model's or a file's name holds; the page's own policy
@@ -69,6 +73,7 @@ def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
     Args:
         report: What to show.
         pictures: Broken examples; the first 20 are shown.
+        corrupted: Corrupted images, for a report about them.
 
     Raises:
         BadInput: A picture's two images have different shapes, or are no (C, H, W).
@@ -88,6 +93,7 @@ def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
     return environment.from_string(_resource("page.html.jinja")).render(
         report=report,
         evasion=evasion,
+        section=_section(environment, report, corrupted),
         style=Markup(style),
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'",
@@ -100,14 +106,34 @@ def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
     )
 
 
-def write_html(report: Report, path: Path, pictures: Sequence[Picture] = ()) -> None:
+def _section(environment: Environment, report: Report, corrupted: Sequence[Corrupted]) -> Markup:
+    """What the page of one scenario has and those of others have not."""
+    if not isinstance(report, CorruptionsReport):
+        return Markup()
+    template = environment.from_string(_resource("grid.html.jinja"))
+    # The template has escaped every value.
+    return Markup(template.render(report=report, map=heat_map(report), images=shown(corrupted)))
+
+
+def write_html(
+    report: Report,
+    path: Path,
+    pictures: Sequence[Picture] = (),
+    corrupted: Sequence[Corrupted] = (),
+) -> None:
     """Write the page of a report, whole or not at all.
+
+    Args:
+        report: What to show.
+        path: Where to.
+        pictures: As in `render`.
+        corrupted: As in `render`.
 
     Raises:
         BadInput: As `render`, or writing there is not allowed.
         CannotWrite: The disk is full or failed.
     """
-    write_atomically(path, render(report, pictures))
+    write_atomically(path, render(report, pictures, corrupted))
 
 
 def _resource(name: str) -> str:
@@ -135,7 +161,7 @@ def _gauges(report: Report) -> list[_Gauge]:
     """Shares only: another metric has no place on a scale from 0 to 1."""
     verdict = report.verdict
     found = [_Gauge(name=verdict.metric, value=verdict.value, low=verdict.low, high=verdict.high)]
-    if isinstance(report, EvasionReport):
+    if isinstance(report, EvasionReport | CorruptionsReport):
         clean = report.clean_accuracy
         found.append(
             _Gauge(name="clean_accuracy", value=clean.value, low=clean.low, high=clean.high)

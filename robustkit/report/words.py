@@ -5,10 +5,16 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
+from robustkit.report.base import Report
+from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import AttackRow, EvasionReport, Skipped
 from robustkit.report.parts import PerturbationFacts, ThreatFacts
 
-METRICS = {"robust_accuracy": "Robust accuracy", "clean_accuracy": "Clean accuracy"}
+METRICS = {
+    "robust_accuracy": "Robust accuracy",
+    "clean_accuracy": "Clean accuracy",
+    "mean_accuracy": "Mean accuracy under corruption",
+}
 
 SEVERITIES = {
     "info": "good to know",
@@ -118,6 +124,17 @@ def _plain(value: object) -> str:
         simple = Fraction(value).limit_denominator(255)
         return f"{value:.4g}" if float(simple) != value else f"{value:g}"
     return "none" if value is None else str(value)
+
+
+def adversary(report: Report) -> str:
+    """Whom the model of a report was up against, in a few sentences."""
+    if isinstance(report, CorruptionsReport):
+        return (
+            f"Nobody attacks: {len(report.grid)} corruptions, each at five severities, happen to "
+            "every image, drawn without a look at the model. The number says nothing about an "
+            "adversary."
+        )
+    return threat(report.threat)
 
 
 def threat(facts: ThreatFacts) -> str:
