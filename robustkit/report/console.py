@@ -43,6 +43,7 @@ def show(report: Report, console: Console) -> None:
     _headline(report, console, safe)
     if isinstance(report, EvasionReport):
         _attacks(report, console, safe)
+        _curve(report, console)
         _skipped(report, console, safe)
     if isinstance(report, CorruptionsReport):
         show_grid(report, console, safe)
@@ -119,6 +120,20 @@ def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]
             words.brief(row.seconds),
         )
     console.print()
+    console.print(table)
+
+
+def _curve(report: EvasionReport, console: Console) -> None:
+    """Distances over queries, as numbers; the other curves are pictures on the page."""
+    if not report.curves.queries:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name in words.QUERIES:
+        table.add_column(name, justify="right", no_wrap=True)
+    for point in report.curves.queries:
+        table.add_row(*words.distances(point))
+    console.print()
+    console.print(Text("Distance over queries, and success within the radius", "bold"))
     console.print(table)
 
 

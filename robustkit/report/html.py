@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from robustkit.errors import BadInput
 from robustkit.files import write_atomically
-from robustkit.report import words
+from robustkit.report import scales, words
 from robustkit.report.base import Report
+from robustkit.report.charts import charts
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
 from robustkit.report.grid import Corrupted, heat_map, shown
@@ -78,7 +79,7 @@ def render(
     Raises:
         BadInput: A picture's two images have different shapes, or are no (C, H, W).
     """
-    style = _resource("page.css.jinja")
+    style = _resource("page.css.jinja") + _resource("curves.css.jinja")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # `finalize` sees every value before it is escaped.
     environment = Environment(
@@ -99,6 +100,7 @@ def render(
         "base-uri 'none'; form-action 'none'",
         gauges=_gauges(report),
         outcomes=_outcomes(report) if isinstance(report, EvasionReport) else (),
+        curves=_curves(report, environment) if isinstance(report, EvasionReport) else "",
         void=any(flag.severity == "void" for flag in report.flags),
         cards=[_card(picture) for picture in pictures[:MOST_PICTURES]],
         more=max(0, len(pictures) - MOST_PICTURES),
@@ -184,6 +186,16 @@ def _outcomes(report: EvasionReport) -> list[_Outcome]:
             )
         start += share
     return parts
+
+
+def _curves(report: EvasionReport, environment: Environment) -> Markup:
+    """The section that shows the curves; empty without curves."""
+    shown = charts(report)
+    if not shown:
+        return Markup()
+    # What a template has rendered is escaped already.
+    template = environment.from_string(_resource("curves.html.jinja"))
+    return Markup(template.render(charts=shown, scales=scales))
 
 
 def _card(picture: Picture) -> _Card:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from robustkit.report.base import Report
 from robustkit.report.corruptions import CorruptionsReport
-from robustkit.report.evasion import AttackRow, EvasionReport, Skipped
+from robustkit.report.evasion import AttackRow, EvasionReport, QueriesPoint, Skipped
 from robustkit.report.parts import PerturbationFacts, ThreatFacts
 
 METRICS = {
@@ -15,6 +15,9 @@ METRICS = {
     "clean_accuracy": "Clean accuracy",
     "mean_accuracy": "Mean accuracy under corruption",
 }
+
+# Titles of what `distances` gives.
+QUERIES = ("Queries", "q25", "Median", "q75", "Success")
 
 SEVERITIES = {
     "info": "good to know",
@@ -108,6 +111,8 @@ def compact(count: int) -> str:
 
 def number(value: float) -> str:
     """A number with four digits, and the fraction of 255 where it is one."""
+    if not math.isfinite(value):
+        return "infinity"
     steps = value * 255
     if 0 < value < 1 and math.isclose(steps, round(steps), rel_tol=1e-6):
         return f"{round(steps)}/255 ({value:.4g})"
@@ -173,6 +178,13 @@ def left(report: EvasionReport) -> list[tuple[AttackRow, float]]:
         standing -= row.broken
         rows.append((row, max(standing, 0) / n))
     return rows
+
+
+def distances(point: QueriesPoint) -> tuple[str, ...]:
+    """What was found within so many queries: queries, quartiles of the distance, success."""
+    quartiles = (point.q25, point.median, point.q75)
+    told = ("not reached" if value is None else f"{value:.4g}" for value in quartiles)
+    return (f"{point.queries:,}", *told, percent(point.success))
 
 
 def by_reason(skipped: Iterable[Skipped]) -> dict[str, list[str]]:

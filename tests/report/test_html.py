@@ -26,7 +26,8 @@ BODY = {"body", "header", "main", "section", "footer"}
 TEXT = {"div", "span", "p", "h1", "h2", "h3", "ul", "li", "dl", "dt", "dd", "strong", "small", "br"}
 TABLES = {"table", "thead", "tbody", "tr", "th", "td"}
 IMAGES = {"figure", "figcaption", "img", "svg", "line", "rect"}
-ELEMENTS = HEAD | BODY | TEXT | TABLES | IMAGES | {"pre", "code"}
+CHARTS = {"path", "circle", "text", "details", "summary"}
+ELEMENTS = HEAD | BODY | TEXT | TABLES | IMAGES | CHARTS | {"pre", "code"}
 VOID = {"meta", "img", "br"}
 
 
