@@ -169,6 +169,7 @@ _THREATS = (
     ("l1", "absolute changes add up to at most 12; white box"),
     ("linf-decision", "as linf, labels only, 5,000 queries per image"),
     ("l2-decision", "as l2, labels only, 5,000 queries per image"),
+    ("corruptions", "nobody attacks: 15 common corruptions at 5 severities"),
 )
 
 _LP = ("linf", "l2", "l1")

@@ -41,6 +41,11 @@ def l2_decision() -> ThreatModel:
     return replace(l2(), name="l2-decision", access=Access.DECISION, budget=Budget(queries=5000))
 
 
+def corruptions() -> ThreatModel:
+    """Nobody attacks: 15 common corruptions at 5 severities happen to every image."""
+    return ThreatModel(name="corruptions", access=Access.DECISION)
+
+
 def load(spec: str) -> ThreatModel:
     """The threat model a user means: a preset's name or the path of a TOML file.
 

@@ -1,6 +1,8 @@
 """`robustkit evaluate`."""
 
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,13 @@ import click
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from robustkit.attacks import EvasionAttack
     from robustkit.threat_models import ThreatModel
 
 VIOLATION = 3
+CORRUPTIONS = "corruptions"
 
 
 @click.command()
@@ -51,6 +56,7 @@ VIOLATION = 3
 @click.option("--queries", type=int, help="Queries per example.")
 @click.option("--attacks", help="Comma-separated; replaces the plan.")
 @click.option("--options", help="Comma-separated attack.key=value, such as pgd.steps=100.")
+@click.option("--reference-model", help="Unit of the mean corruption error: a name or directory.")
 @click.option("--batch-size", type=int, help="Rows per batch; the largest that fits by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:i].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
@@ -75,6 +81,7 @@ def evaluate(
     queries: int | None,
     attacks: str | None,
     options: str | None,
+    reference_model: str | None,
     batch_size: int | None,
     device: str,
     seed: int,
@@ -91,6 +98,20 @@ def evaluate(
     """
     if resume and out is None:
         raise BadInput("--resume needs --out, the folder of the run to go on with.")
+    natural = threat == CORRUPTIONS
+    if natural:
+        _refuse_attacks(
+            {
+                "eps": eps,
+                "access": access,
+                "goal": goal,
+                "queries": queries,
+                "attacks": attacks,
+                "options": options,
+            }
+        )
+    elif reference_model is not None:
+        raise BadInput(f"--reference-model belongs to --threat {CORRUPTIONS}. Leave it out.")
     adversary = _threat(threat, eps, access, goal, queries)
     plan = _attacks(attacks, options)
 
@@ -127,12 +148,19 @@ def evaluate(
         size=images.shape[1] if untrained else None,
         device=chosen,
     )
+    judge = (
+        partial(
+            evaluation.evaluate_corruptions,
+            reference=_reference(reference_model, chosen),
+            reference_name=reference_model,
+        )
+        if natural
+        else partial(evaluation.evaluate, threat=adversary, attacks=plan)
+    )
     with watch() as progress:
-        result = evaluation.evaluate(
+        result = judge(
             classifier,
             images,
-            adversary,
-            attacks=plan,
             seed=seed,
             batch_size=batch_size,
             device=chosen,
@@ -149,7 +177,31 @@ def evaluate(
         report.show(result, Console())
         if out is not None:
             click.echo(f"Report: {out / 'report.html'}", err=True)
-    return VIOLATION if result.violations else 0
+    return VIOLATION if isinstance(result, report.EvasionReport) and result.violations else 0
+
+
+def _refuse_attacks(given: Mapping[str, object]) -> None:
+    """Refuse options that describe an adversary, where there is none."""
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    if named:
+        raise BadInput(
+            f"{', '.join(named)} cannot be combined with --threat {CORRUPTIONS}: nobody attacks "
+            "there. Leave it out, or choose another threat."
+        )
+
+
+def _reference(spec: str | None, device: str) -> "nn.Module | None":
+    """The model whose errors are the unit of the mean corruption error."""
+    from robustkit import models
+
+    if spec is None:
+        return None
+    if models.needs_weights(spec):
+        raise BadInput(
+            f"--reference-model {spec!r} is an architecture without weights. Give a model that "
+            "comes with them, or a directory that robustkit saved."
+        )
+    return models.load(spec, device=device)
 
 
 def _threat(

@@ -7,7 +7,11 @@ from robustkit.lazy import exports
 # A public name is written twice: below for type checkers (`from x import Name as Name`), and in
 # the table for Python, which imports it on first use.
 if TYPE_CHECKING:
+    from robustkit.evaluation.corruptions import evaluate_corruptions as evaluate_corruptions
     from robustkit.evaluation.engine import Progress as Progress
     from robustkit.evaluation.evasion import evaluate as evaluate
 else:
-    __getattr__, __dir__, __all__ = exports(__name__, {"Progress": "engine", "evaluate": "evasion"})
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {"evaluate_corruptions": "corruptions", "Progress": "engine", "evaluate": "evasion"},
+    )
