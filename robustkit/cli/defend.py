@@ -98,9 +98,9 @@ def rift(
             "trained model. Give --weights FILE, or a directory that robustkit saved as --model."
         )
     images = datasets.load(
-        data or origin.data,
+        origin.data if data is None else data,
         split=split or (origin.split if data is None else "train"),
-        n=n or (origin.n if data is None else None),
+        n=origin.n if n is None and data is None else n,
         root=data_root,
         size=size,
         select="stratified",

@@ -1,12 +1,12 @@
 """RiFT on Fashion-MNIST (linf, eps 0.1) beside the choices it does not make. Fine-tuned, on clean
 images and one tensor at a time: the one it chooses by lowest MRC, the stem, the one with the
-highest MRC; then all of them together. Controls that move no chosen weight to speak of: batch-norm
-statistics taken anew from clean images, and the chosen tensor fine-tuned with batch norm in
-training mode. Each at the end of the way (alpha 1) and where held-out training images put it (alpha
-held out; 0 leaves the base as it is). Clean accuracy on all 10,000 test images, robust accuracy on
-the first 1,000 by our evaluation: APGD on the cross-entropy, then PGD on the margin. Base and
-standard model differ in nothing but the loss. Gains are over the base of the same seed, in points:
-the mean over all seeds, Tango's 95 % interval of all pairs (image, seed), and each seed's."""
+highest MRC behind it; then all of them together. Controls: batch-norm statistics taken anew from
+clean images with all weights kept, and the chosen tensor fine-tuned with batch norm in training
+mode. Each at the end of the way (alpha 1) and where held-out training images put it (alpha held
+out; 0 leaves the base as it is). Clean accuracy on all 10,000 test images, robust accuracy on the
+first 1,000 by our evaluation: APGD on the cross-entropy, then PGD on the margin. Base and standard
+model differ in nothing but the loss. Gains are over the base of the same seed, in points: the mean
+over all seeds, Tango's 95 % interval of all pairs (image, seed), and each seed's."""
 
 import copy
 import dataclasses
@@ -84,8 +84,9 @@ def run(size: Size | None = None) -> dict[str, Any]:
         "setting": (
             f"residual network of 3 blocks, width 8; {size.train:,} training images, "
             f"{size.held_out:,} of them held out; {size.epochs} epochs of PGD-2 training, "
-            f"{size.tuning} of fine-tuning at rate 0.1; {size.clean:,} clean and {size.robust:,} "
-            f"robust test images, {size.steps} steps per attack; seeds 0 to {size.seeds - 1}"
+            f"{size.tuning} of fine-tuning at rate 0.1 (all together: 0.01); {size.clean:,} clean "
+            f"and {size.robust:,} robust test images, {size.steps} steps per attack; seeds 0 to "
+            f"{size.seeds - 1}"
         ),
     }
 
@@ -100,16 +101,19 @@ def one_seed(seed: int, size: Size) -> list[Row]:
         measured("standard training", standard, test, size),
         measured("base: PGD training", base, test, size),
     ]
-    tuner = dataclasses.replace(RiFT.published(epochs=size.tuning, lr=0.1), seed=seed)
-    tuner = dataclasses.replace(tuner, runtime=RUNTIME)
+    tuner = dataclasses.replace(
+        RiFT.published(epochs=size.tuning, lr=0.1), seed=seed, runtime=RUNTIME
+    )
+    gentle = dataclasses.replace(tuner, optimizer=SGD(lr=0.01))
     chosen = tuned(base, train, (), tuner, size)
     ranking = chosen.report.criticality
-    stem = next(one.module for one in ranking if one.stem)
+    (stem,) = (one.module for one in ranking if one.stem)
+    last = [one.module for one in ranking if not one.stem][-1]
     arms = {
         "chosen: lowest MRC": chosen,
         "stem": tuned(base, train, (stem,), tuner, size),
-        "highest MRC": tuned(base, train, (ranking[-1].module,), tuner, size),
-        "all": tuned(base, train, tuple(one.module for one in ranking), tuner, size),
+        "highest MRC": tuned(base, train, (last,), tuner, size),
+        "all": tuned(base, train, tuple(one.module for one in ranking), gentle, size),
     }
     mrc = {one.module: f"{one.mrc:.2f}" for one in ranking}
     for name, arm in arms.items():

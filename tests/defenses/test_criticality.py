@@ -10,13 +10,12 @@ from torch.nn import functional as F
 from robustkit.defenses import _criticality
 from robustkit.defenses._criticality import (
     Criticality,
-    Weight,
     attacked,
     criticality,
     projected,
     ranked,
 )
-from robustkit.defenses._weights import choice, weights
+from robustkit.defenses._weights import Weight, choice, weights
 from robustkit.errors import BadInput, DoesNotFit, UnknownName
 from robustkit.models.resnet import BasicBlock, ResNet
 from robustkit.randomness import Streams
