@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import models
-from robustkit.corruptions import NAMES, SEVERITIES, corrupt, parameter_set
+from robustkit.corruptions import NAMES, corrupt, parameter_set
 from robustkit.corruptions.parameters import SIDES
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
 from robustkit.evaluation.conditions import controlled, resumable
-from robustkit.evaluation.corruptions_summary import Outcome, outcome
-from robustkit.evaluation.corruptions_survey import Survey
+from robustkit.evaluation.corruptions_summary import Outcome, answers, outcome
+from robustkit.evaluation.corruptions_survey import CLEAN, OWN, Condition, Survey
 from robustkit.evaluation.engine import Progress, Silent
 from robustkit.evaluation.guards import Inspection, inspect
 from robustkit.evaluation.records import Records
@@ -283,25 +283,22 @@ def _flags(data: LabelledImages, found: Inspection, result: Outcome) -> list[Fla
 
 
 def _pictures(data: LabelledImages, records: Records, seed: int) -> list[Corrupted]:
-    """The first image under each corruption, with what was answered."""
+    """The first image as it is and under each corruption, with what was answered."""
     clean, right = data.inputs([0]), int(data.labels[0])
     streams = Survey.drawing(data.ids[:1], seed)
     names = dict(enumerate(data.class_names))
+    shown = [Condition(CLEAN, "original", 0)]
+    shown += [condition for condition in OWN if condition.severity == _SHOWN]
     pictures = []
-    for place, name in enumerate(NAMES):
-        stage = place * len(SEVERITIES) + _SHOWN - 1
-        answer = next(
-            label
-            for group in records.stage(stage)
-            for row, label in zip(group.rows, group.labels, strict=True)
-            if row == 0
-        )
+    for condition in shown:
+        name, severity = condition.name or "", condition.severity
+        answer = int(answers(records, condition.stage, len(data))[0])
         pictures.append(
             Corrupted(
-                title=f"{name} {_SHOWN}",
+                title=f"{name} {severity}" if severity else name,
                 answer=names.get(answer, str(answer) if answer >= 0 else "no answer"),
                 right=answer == right,
-                image=corrupt(clean, name, _SHOWN, streams=streams)[0],
+                image=(corrupt(clean, name, severity, streams=streams) if severity else clean)[0],
             )
         )
     return pictures

@@ -123,8 +123,8 @@ class Survey:
             return corrupt(clean, condition.name, condition.severity, streams=streams)
         if condition.stage == CLEAN:
             return clean
-        changed = torch.empty_like(clean)
-        for place, name in enumerate(NAMES):
+        changed = clean.clone()
+        for place, name in enumerate(NAMES[: len(rows)]):
             turn = torch.arange(place, len(rows), len(NAMES), device=self.device)
             changed[turn] = corrupt(clean[turn], name, 0, streams=streams.take(turn))
         return changed

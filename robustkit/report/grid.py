@@ -133,7 +133,7 @@ def show_grid(report: CorruptionsReport, console: Console, safe: Callable[[str],
         safe: Makes text printable there.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("Accuracy in %", no_wrap=True)
+    table.add_column("Accuracy in %", overflow="fold", min_width=7)
     for severity in range(1, SEVERITIES + 1):
         table.add_column(str(severity), justify="right", no_wrap=True)
     table.add_column("Mean", justify="right", no_wrap=True)

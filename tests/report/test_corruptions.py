@@ -1,0 +1,166 @@
+"""Reports of common corruptions: what is written is read back and fits the schema; the page."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from rich.console import Console
+
+from robustkit.errors import BadInput, CorruptFile
+from robustkit.report import (
+    Corrupted,
+    CorruptedExample,
+    CorruptionRow,
+    CorruptionsReport,
+    EvasionReport,
+    MeanCorruptionError,
+    Report,
+    render,
+    schema,
+    show,
+)
+from robustkit.statistics import wilson
+from tests.report.examples import HOSTILE, evasion
+
+Place = tuple[str | int, ...]
+
+
+def made(*, name: str = "fog") -> CorruptionsReport:
+    """Ten images, two corruptions, and a reference that makes twice the errors."""
+    base = evasion()
+    correct = (10, 8, 6, 4, 2)
+    rows = tuple(
+        CorruptionRow(
+            name=title,
+            family=family,  # type: ignore[arg-type]
+            severities=tuple(wilson(count, 10) for count in correct),
+            mean=0.6,
+            corruption_error=0.5,
+        )
+        for title, family in (("gaussian-noise", "noise"), (name, "weather"))
+    )
+    mean = wilson(6, 10)
+    return CorruptionsReport(
+        command=base.command,
+        threat=replace(base.threat, name="corruptions", perturbation=None, access="decision"),
+        model=base.model,
+        data=base.data,
+        about=base.about,
+        seed=0,
+        environment=base.environment,
+        verdict=replace(
+            base.verdict, metric="mean_accuracy", value=mean.value, low=mean.low, high=mean.high
+        ),
+        controls=(),
+        flags=(),
+        cost=base.cost,
+        diagnostics={},
+        clean_accuracy=wilson(10, 10),
+        mean_accuracy=mean,
+        parameters="cifar-c",
+        grid=rows,
+        mce=MeanCorruptionError(value=0.5, reference=base.model, reference_accuracy=0.2),
+        examples=tuple(
+            CorruptedExample(id=place, label=place, clean_label=place, correct=6)
+            for place in range(10)
+        ),
+    )
+
+
+def table() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(made().to_json())
+    return loaded
+
+
+def leaves(value: object, path: Place = ()) -> Iterator[Place]:
+    if path:
+        yield path
+    for key, item in value.items() if isinstance(value, dict) else ():
+        yield from leaves(item, (*path, key))
+    for item in value[:1] if isinstance(value, list) else ():
+        yield from leaves(item, (*path, 0))
+
+
+def changed(path: Place, value: object) -> dict[str, Any]:
+    found = part = table()
+    for key in path[:-1]:
+        part = part[key]  # type: ignore[index]
+    part[path[-1]] = value  # type: ignore[index]
+    return found
+
+
+def test_what_is_written_is_read_back() -> None:
+    report = made()
+    assert Report.from_json(report.to_json()) == report
+    alone = replace(report, mce=None)
+    assert CorruptionsReport.from_json(alone.to_json()) == alone
+    jsonschema.validate(json.loads(alone.to_json()), schema())
+    with pytest.raises(BadInput, match="CorruptionsReport; asked for was EvasionReport"):
+        EvasionReport.from_json(report.to_json())
+
+
+def test_the_fields_stand_in_the_promised_order() -> None:
+    assert list(table()) == [
+        *("schema", "robustkit", "command", "scenario", "threat", "model", "data", "about"),
+        *("seed", "environment", "verdict", "controls", "flags", "cost", "diagnostics"),
+        *("clean_accuracy", "mean_accuracy", "parameters", "grid", "mce", "examples"),
+    ]
+
+
+@pytest.mark.parametrize("top", [key for key in table() if key != "schema"])
+def test_the_schema_allows_what_the_reader_allows_and_nothing_else(top: str) -> None:
+    definition = {"$ref": f"#/$defs/CorruptionsReport/properties/{top}"}
+    validator = jsonschema.Draft202012Validator({**definition, "$defs": schema()["$defs"]})
+    values: tuple[object, ...] = (None, True, -2, -1, 0.5, 7, "text", [], [{}], {}, {"a": 1})
+    for path in leaves(table()[top], (top,)):
+        for value in values:
+            found = changed(path, value)
+            fault = None
+            try:
+                Report.from_json(json.dumps(found))
+            except CorruptFile as error:
+                fault = str(error)
+            if fault is None:
+                assert validator.is_valid(found[top]), f"{path} = {value!r} is read"
+            elif "is not valid" not in fault and path != ("scenario",):
+                assert not validator.is_valid(found[top]), f"{path} = {value!r}: {fault}"
+
+
+def test_the_table_holds_the_grid_and_survives_hostile_names() -> None:
+    stream = io.StringIO()
+    report = made(name=HOSTILE)
+    show(report, Console(file=stream, width=100, color_system=None))
+    text = stream.getvalue()
+    assert "gaussian-noise 100.0 80.0 60.0 40.0 20.0 60.0 50.0 %" in " ".join(text.split())
+    assert "mCE 50.0 %" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+class TestPage:
+    def test_shows_the_grid_as_a_picture(self) -> None:
+        image = Corrupted(title="fog 3", answer="cat", right=False, image=torch.rand(3, 8, 8))
+        page = render(made(), corrupted=[image])
+        assert page.count("<rect") == 2 * 6
+        assert "<title>fog, severity 5: 20.0 %</title>" in page
+        assert page.count("data:image/png;base64,") == 1
+        assert 'class="bad">cat</strong>' in page
+        assert "Nobody attacks" in page
+        assert "Attacks</h2>" not in page
+
+    def test_escapes_everything(self) -> None:
+        image = Corrupted(title=HOSTILE, answer=HOSTILE, right=True, image=torch.rand(3, 8, 8))
+        page = render(made(name=HOSTILE), corrupted=[image])
+        assert "<script" not in page
+        assert "{{ 7*7 }}" in page
+        assert "\x1b" not in page
+        assert "style=" not in page.split("</style>")[1]
+
+    def test_has_no_reference_where_none_was_named(self) -> None:
+        assert "Against a reference" in render(made())
+        assert "Against a reference" not in render(replace(made(), mce=None))
