@@ -55,6 +55,15 @@ def test_the_plan_of_a_threat_that_grants_labels(
     assert points[-1].median == pytest.approx(median)
     assert points[0].median is not None
     assert points[0].median >= median
+    spread = report.curves.distances
+    assert spread is not None
+    assert {point.queries for point in spread} == {250, 300}
+    last = [point for point in spread if point.queries == 300]
+    assert [point.distance for point in last] == pytest.approx(sorted(set(distances)))
+    assert last[-1].success == 1
+    radius = adversary.allowed.radius
+    within = max((point.success for point in last if point.distance <= radius), default=0)
+    assert within == points[-1].success
     broken = sum(example.status == "broken" for example in right)
     assert points[-1].success == pytest.approx(broken / len(right))
 

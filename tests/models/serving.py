@@ -133,7 +133,7 @@ def trickles(handler: Handler) -> None:
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
     with contextlib.suppress(OSError):
-        for _ in range(30):
+        for _ in range(100):
             handler.wfile.write(b" ")
             time.sleep(0.05)
     handler.close_connection = True
