@@ -65,6 +65,19 @@ def answer(model: nn.Module, inputs: Tensor, streams: Streams | None = None) -> 
     return Output(logits)
 
 
+def answer_padded(model: nn.Module, inputs: Tensor, streams: Streams | None = None) -> Output:
+    """As `answer`, for rows whose last one may have been repeated to fill a batch.
+
+    A model that is asked over a network is not asked about such rows.
+    """
+    if not labels_only(model):
+        return answer(model, inputs, streams)
+    changes = (inputs[1:] != inputs[:-1]).flatten(1).any(1).nonzero()
+    count = int(changes[-1]) + 2 if len(changes) else 1
+    rows = torch.arange(len(inputs), device=inputs.device).clamp_max(count - 1)
+    return answer(model, inputs[:count], streams).take(rows)
+
+
 def plain(inputs: Tensor) -> Tensor:
     """The same values with the strides of a new tensor.
 
@@ -95,7 +108,8 @@ class Meter:
     Attributes:
         ledger: Who has spent what.
         most: The most that a view of the model can grant.
-        width: Rows in which the model is run; None runs every batch as it comes.
+        width: Rows in which the model is run; None runs every batch as it comes. A model of labels
+            only gets at most so many, without padding: each row would be a query.
         queries: Queries each example may pay for; None for any number.
         stochastic: Whether the model answers at random.
         observer: Told of all queries that somebody pays for, after the answer: what was asked, who
@@ -139,7 +153,9 @@ class Meter:
         numbers = None if self.observer is None or payers is None else self._numbers(payers) + 1
         self.ledger.charge_forward(len(inputs) if payers is None else payers)
         parts = []
-        for chunk, rows in chunks(inputs, self.width):
+        for padded_chunk, rows in chunks(inputs, self.width):
+            deployed = self.most is Access.DECISION
+            chunk = padded_chunk[: rows.stop - rows.start] if deployed else padded_chunk
             bill = rows.stop - rows.start if payers is None else payers[rows]
             watched_chunk = watched(chunk, functools.partial(self.ledger.charge_backward, bill))
             streams = None if draws is None else draws.take(_stretched(rows, len(chunk)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
-from robustkit.threat_models.access import Access, Decisions, Meter, answer, grant
+from robustkit.threat_models.access import Access, Decisions, Meter, answer_padded, grant
 from robustkit.threat_models.goal import Goal, Objective, Untargeted
 from robustkit.threat_models.perturbation import LpBall, PerturbationSet
 
@@ -152,7 +152,7 @@ class ThreatModel:
             changed = torch.full_like(clean, torch.inf)
         changed = changed.detach().to(clean.device, torch.float32)
         with torch.no_grad():
-            output = answer(model, changed, streams)
+            output = answer_padded(model, changed, streams)
         reached = objective.reached(output)
         allowed = self.allowed.contains(clean, changed)
         if self.budget.queries is not None:

@@ -28,8 +28,7 @@ class RemoteLabels(nn.Module):
     """A deployed classifier as a module: (N, C, H, W) images to (N, classes) one-hot rows.
 
     It holds no weights and gives no scores and no gradients. Nothing is sent before the first
-    question. Rows that repeat the one before them at the end of a batch are padding: they are not
-    sent. Images with NaN or infinity are not sent either and get no answer, a row of NaN.
+    question. Images with NaN or infinity are not sent and get no answer, a row of NaN.
 
     Attributes:
         labels_only: True: no view of it grants more than labels.
@@ -127,14 +126,12 @@ class RemoteLabels(nn.Module):
                 "(channels x height x width)."
             )
         asked = inputs.detach().to("cpu", torch.float32)
-        asked = asked[: _without_padding(asked)]
         finite = asked.isfinite().flatten(1).all(1)
         answers = torch.full((len(asked), self.classes), torch.nan)
         if bool(finite.any()):
             labels = self._labels(asked[finite].contiguous())
             answers[finite] = F.one_hot(labels, self.classes).to(torch.float32)
-        padding = answers[-1:].expand(len(inputs) - len(asked), -1)
-        return torch.cat([answers, padding]).to(inputs.device)
+        return answers.to(inputs.device)
 
     def _labels(self, images: Tensor) -> Tensor:
         """(N,) int64 for (N, C, H, W) float32 images on the CPU; in several requests if need be."""
@@ -225,12 +222,6 @@ def _option(text: str) -> tuple[str, Any]:
         kind = "a whole number" if whole else "a number"
         raise BadInput(f"{text!r} is not allowed: {key} is {kind}, at least {least:g}.")
     return key, number
-
-
-def _without_padding(rows: Tensor) -> int:
-    """How many of (N, ...) rows there are before the last one begins to repeat itself."""
-    changes = (rows[1:] != rows[:-1]).flatten(1).any(1).nonzero()
-    return int(changes[-1]) + 2 if len(changes) else 1
 
 
 def _sides(shape: "torch.Size | tuple[int, ...]") -> str:

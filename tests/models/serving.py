@@ -39,6 +39,7 @@ class Book:
         images: The images of all POSTs that were read.
         times: When each POST came, and about how many images.
         headers: Of the last request.
+        path: Of the last request.
         gets: How many GETs came.
     """
 
@@ -47,6 +48,7 @@ class Book:
     images: list[np.ndarray[Any, Any]] = field(default_factory=list)
     times: list[tuple[float, int]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    path: str = ""
     gets: int = 0
     url: str = ""
 
@@ -73,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(json.dumps(self.book.description).encode())
 
     def do_POST(self) -> None:
-        self.book.headers = dict(self.headers.items())
+        self.book.headers, self.book.path = dict(self.headers.items()), self.path
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         pixels = np.frombuffer(base64.b64decode(question["data"]), question["dtype"])
         images = pixels.reshape(question["shape"])

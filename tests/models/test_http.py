@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from robustkit import evaluate
-from robustkit.attacks import CGBA
 from robustkit.errors import BadInput, DeviceLost, DoesNotFit, ShapeMismatch
 from robustkit.models import fingerprint, load, needs_weights, parameter_count
 from robustkit.models.http import RemoteLabels
 from robustkit.models.http_client import TOKEN
 from robustkit.randomness import Streams
-from robustkit.threat_models import Access, Budget, Meter, Targeted, ThreatModel, grant
+from robustkit.threat_models import Access, Budget, Meter, Objective, Targeted, ThreatModel, grant
 from robustkit.threat_models import load as threat
 from tests.models.serving import (
     Act,
@@ -99,13 +98,30 @@ def test_the_server_of_the_documentation_is_one(monkeypatch: pytest.MonkeyPatch)
     assert answers.argmax(1).tolist() == brightness(inputs.numpy())
 
 
-def test_padding_and_what_is_no_number_are_not_sent(book: Book) -> None:
+def test_padding_is_not_sent_and_repeated_questions_are(book: Book) -> None:
     model, inputs = remote(book), images(3)
+    streams = Streams.of(seed=0, ids=torch.arange(3))
+    meter = Meter(model, streams, width=4)
+    repeated = inputs[[0, 1, 1, 2, 2, 2]]
+    labels = grant(meter, Access.DECISION).labels(repeated, torch.tensor([0, 1, 1, 2, 2, 2]))
+    assert labels.tolist() == brightness(repeated.numpy())
+    assert [len(part) for part in book.images] == [4, 2]
+    assert np.array_equal(asked(book), repeated.numpy())
+    assert (meter.ledger.forward.tolist(), meter.ledger.rows_run) == ([1, 2, 3], 6)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_padding_is_not_judged(n: int, book: Book) -> None:
+    model, inputs = remote(book), images(n)
     padded = torch.cat([inputs, inputs[-1:].expand(5, -1, -1, -1)])
-    answers = model(padded)
-    assert asked(book).shape[0] == 3
-    assert answers.argmax(1).tolist() == brightness(padded.numpy())
-    book.images.clear()
+    labels = torch.zeros(len(padded), dtype=torch.int64)
+    verdict = decisions().judge(model, padded, padded, Objective(labels), labels)
+    assert verdict.labels.tolist() == brightness(padded.numpy())
+    assert np.array_equal(asked(book), inputs.numpy())
+
+
+def test_what_is_no_number_is_not_sent(book: Book) -> None:
+    model, inputs = remote(book), images(3)
     inputs[1, 0, 0, 0] = torch.nan
     inputs[2] = torch.inf
     answers = model(inputs)
@@ -113,12 +129,6 @@ def test_padding_and_what_is_no_number_are_not_sent(book: Book) -> None:
     assert answers.isnan().all(1).tolist() == [False, True, True]
     assert bool(model(inputs[1:]).isnan().all())
     assert len(book.images) == 1
-
-
-def test_a_repeated_image_inside_a_batch_is_asked_twice(book: Book) -> None:
-    inputs = images(3)[[0, 0, 1, 2, 0]]
-    remote(book)(inputs)
-    assert np.array_equal(asked(book), inputs.numpy())
 
 
 @pytest.mark.parametrize(
@@ -333,6 +343,7 @@ def test_no_weights_can_be_given() -> None:
 def test_the_options_are_not_sent_and_the_query_is(book: Book) -> None:
     model = load(f"{book.url}/v1/classify?key=7#retries=1")
     model(images())
+    assert book.path == "/v1/classify?key=7"
     assert "Authorization" not in book.headers
     assert model.url == f"{book.url}/v1/classify?key=7"
 
@@ -370,8 +381,8 @@ def test_images_of_another_kind_are_refused(book: Book) -> None:
     assert book.times == []
 
 
-def decisions(queries: int = 60) -> ThreatModel:
-    return replace(threat("l2-decision"), budget=Budget(queries=queries))
+def decisions(queries: int = 60, *, norm: str = "l2") -> ThreatModel:
+    return replace(threat(f"{norm}-decision"), budget=Budget(queries=queries))
 
 
 LABELS = torch.tensor([0, 2, 5, 7, 9])
@@ -403,9 +414,10 @@ def test_no_view_of_it_grants_more_than_labels(access: Access, book: Book) -> No
     assert book.gets == 1
 
 
-def test_an_evaluation_asks_what_it_says_it_asks(book: Book) -> None:
-    inputs = images()
-    report = evaluate(remote(book), (inputs, LABELS), decisions(), attacks=[CGBA()])
+@pytest.mark.parametrize(("norm", "attack"), [("l2", "cgba"), ("linf", "rays")])
+def test_an_evaluation_asks_what_it_says_it_asks(norm: str, attack: str, book: Book) -> None:
+    inputs, adversary = images(), decisions(norm=norm)
+    report = evaluate(remote(book), (inputs, LABELS), adversary, attacks=[attack])
     assert report.clean_accuracy.value == np.mean(brightness(inputs.numpy()) == LABELS.numpy())
     guards = report.diagnostics["guards"]
     assert isinstance(guards, dict)
@@ -420,5 +432,5 @@ def test_an_evaluation_asks_what_it_says_it_asks(book: Book) -> None:
 
 def test_a_server_that_changes_its_mind_is_flagged(book: Book) -> None:
     book.acts = [lambda _: [0] * 5, lambda _: [1] * 5]
-    report = evaluate(remote(book), (images(), LABELS), decisions(3), attacks=[CGBA()])
+    report = evaluate(remote(book), (images(), LABELS), decisions(3), attacks=["cgba"])
     assert "random-forward" in [flag.id for flag in report.flags]
