@@ -109,7 +109,8 @@ class RiFT(Defense):
         curve of the test set. No epoch is selected: the last one is taken.
 
     Reproduces:
-        The effect at a small scale, in the benchmark `rift`; the paper's tables need a GPU.
+        None of the paper's tables, which need a GPU. The benchmark `rift` makes the comparison of
+        modules at a small scale, with batch norm alone as a control.
 
     Example:
         >>> import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustkit import models, threat_models
+from robustkit import models, registry, threat_models
 from robustkit.data import LabelledImages
 from robustkit.defenses import RiFT
 from robustkit.errors import BadInput
@@ -36,7 +36,7 @@ class Origin:
             BadInput: A folder whose description cannot be read.
         """
         folder = Path(spec)
-        if not spec or not folder.is_dir():
+        if not spec or spec in registry.entries("models") or not folder.is_dir():
             return cls({})
         about: Any = models.read_record(folder).get("about")
         return cls(about if isinstance(about, dict) else {})

@@ -43,7 +43,7 @@ class Size:
     seeds: int = 3
     train: int = 16_000
     held_out: int = 1000
-    epochs: int = 4
+    epochs: int = 6
     tuning: int = 3
     clean: int = 10_000
     robust: int = 1000

@@ -225,3 +225,18 @@ def test_a_model_with_nothing_behind_its_stem_is_told_to_name_a_module() -> None
     found = weights(linear(), torch.rand(1, 1, 2, 2))
     with pytest.raises(DoesNotFit, match="Name a module: 1"):
         choice(found, ["1"], modules=(), candidates="all")
+
+
+def test_the_best_point_counts_and_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([(1.0, 40), (3.0, 10), (2.0, 20)])
+
+    def climbed(*given: object, **named: object) -> tuple[float, int, Tensor]:
+        loss, right = next(values)
+        return loss, right, torch.ones(3, 16)
+
+    monkeypatch.setattr(_criticality, "_climbed", climbed)
+    found = measure(Smooth().eval(), "last", steps=2)
+    assert found.mrc == 2.0
+    assert found.accuracy_drop == pytest.approx(30 / 48)
+    values = iter([(1.0, 40), (0.5, 45)])
+    assert measure(Smooth().eval(), "last", steps=1).mrc == 0
