@@ -64,6 +64,22 @@ class TestPlasma:
         small = (clouds[:, 1::2, 1::2] - means).abs().mean()
         assert float(large / small) == pytest.approx(4, rel=0.1)
 
+    def test_every_new_point_lies_among_its_four_neighbours(self) -> None:
+        """At the finest scale the three kinds of points deviate from them equally much."""
+        clouds = plasma(streams(2000), 8, 8, 1.5).double()
+        corners, middles = clouds[:, ::2, ::2], clouds[:, 1::2, 1::2]
+        below, right = corners.roll(-1, 1), corners.roll(-1, 2)
+        expected = {
+            (1, 1): corners + below + right + below.roll(-1, 2),
+            (0, 1): corners + right + middles + middles.roll(1, 1),
+            (1, 0): corners + below + middles + middles.roll(1, 2),
+        }
+        noise = [
+            float((clouds[:, y::2, x::2] - total / 4).abs().mean())
+            for (y, x), total in expected.items()
+        ]
+        assert max(noise) < 1.05 * min(noise)
+
 
 @EACH
 def test_fog_veils_and_keeps_the_brightest_value(severity: int) -> None:
