@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import models
-from robustkit.corruptions import NAMES, corrupt, parameter_set
+from robustkit.corruptions import NAMES, parameter_set
 from robustkit.corruptions.parameters import SIDES
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
 from robustkit.evaluation.conditions import controlled, resumable
-from robustkit.evaluation.corruptions_summary import Outcome, answers, outcome
-from robustkit.evaluation.corruptions_survey import CLEAN, OWN, Condition, Survey
+from robustkit.evaluation.corruptions_pictures import pictures
+from robustkit.evaluation.corruptions_summary import Outcome, outcome
+from robustkit.evaluation.corruptions_survey import Survey
 from robustkit.evaluation.engine import Progress, Silent
 from robustkit.evaluation.guards import Inspection, inspect
 from robustkit.evaluation.records import Records
@@ -25,7 +26,6 @@ from robustkit.evaluation.subjects import as_device, as_images, as_model, as_wid
 from robustkit.report import (
     About,
     Control,
-    Corrupted,
     CorruptionsReport,
     DataFacts,
     Flag,
@@ -38,9 +38,6 @@ from robustkit.report import (
 )
 from robustkit.report.parts import Severity
 from robustkit.threat_models import LpBall, load
-
-# What the page shows: one image under each corruption at this severity.
-_SHOWN = 3
 
 
 def evaluate_corruptions(
@@ -126,7 +123,7 @@ def evaluate_corruptions(
     result = outcome(images, records, unit_facts)
     report = _report(facts, images, found, result, seed, target, about, command)
     if out is not None:
-        write_html(report, out / "report.html", corrupted=_pictures(images, records, seed))
+        write_html(report, out / "report.html", corrupted=pictures(images, records, seed))
         # Last: whoever finds a report finds all that belongs to it.
         write(report, out)
     return report
@@ -280,25 +277,3 @@ def _flags(data: LabelledImages, found: Inspection, result: Outcome) -> list[Fla
         )
         flags.append(Flag(id="other-size", severity="info", message=text))
     return flags
-
-
-def _pictures(data: LabelledImages, records: Records, seed: int) -> list[Corrupted]:
-    """The first image as it is and under each corruption, with what was answered."""
-    clean, right = data.inputs([0]), int(data.labels[0])
-    streams = Survey.drawing(data.ids[:1], seed)
-    names = dict(enumerate(data.class_names))
-    shown = [Condition(CLEAN, "original", 0)]
-    shown += [condition for condition in OWN if condition.severity == _SHOWN]
-    pictures = []
-    for condition in shown:
-        name, severity = condition.name or "", condition.severity
-        answer = int(answers(records, condition.stage, len(data))[0])
-        pictures.append(
-            Corrupted(
-                title=f"{name} {severity}" if severity else name,
-                answer=names.get(answer, str(answer) if answer >= 0 else "no answer"),
-                right=answer == right,
-                image=(corrupt(clean, name, severity, streams=streams) if severity else clean)[0],
-            )
-        )
-    return pictures
