@@ -1,6 +1,5 @@
 """The curves of a report as pictures: where every line, mark and label of a chart goes."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -70,8 +69,6 @@ def charts(report: EvasionReport) -> list[Chart]:
     """The pictures of a report's curves, in the order of the report; none for what is empty."""
     curves, allowed = report.curves, report.threat.perturbation
     radius = None if allowed is None else allowed.radius
-    if radius is not None and not math.isfinite(radius):
-        radius = None
     return [
         *_passes(curves),
         *_eps(curves, radius),

@@ -27,6 +27,7 @@ from robustkit.report import (
 )
 from robustkit.report.charts import Chart, charts
 from robustkit.report.scales import BOTTOM, HEIGHT, LEFT, RIGHT, SHARES, TOP, WIDTH, Scale
+from robustkit.report.words import distances
 from robustkit.threat_models import distance_curve
 from tests.report.examples import evasion, full, hostile
 
@@ -98,6 +99,11 @@ def test_queries_are_a_table_in_the_terminal() -> None:
     assert ["250", "2.5", "not", "reached", "not", "reached", "0.0", "%"] in rows
     assert ["500", "1", "2", "not", "reached", "12.5", "%"] in rows
     assert ["5,000", "0.5", "0.75", "1.5", "50.0", "%"] in rows
+
+
+def test_a_distance_of_zero_was_reached() -> None:
+    point = QueriesPoint(queries=10, median=0.0, q25=0.0, q75=None, success=0.5)
+    assert distances(point) == ("10", "0", "0", "not reached", "50.0 %")
 
 
 def test_queries_are_a_table_on_the_page() -> None:
@@ -210,6 +216,8 @@ def test_success_over_distance_is_a_curve_for_each_number_of_queries() -> None:
         assert found == pytest.approx((across(x), SHARES(y)), abs=0.01)
     assert many[-1] == pytest.approx((RIGHT, SHARES(0.75)), abs=0.01)
     assert drawn.radius == pytest.approx(across(0.5))
+    # A radius that lies further out than anything found is still in the picture.
+    assert chart(Curves(distances=DISTANCES), radius=3.0).radius is not None
     names = [
         "".join(key.itertext()).strip()
         for key in page(report(Curves(distances=DISTANCES))).iter("li")
