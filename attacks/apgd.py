@@ -1,12 +1,13 @@
 """Auto-PGD: projected gradient descent that chooses its own step sizes."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks._aims import lead, most_likely_wrong
+from robustkit.attacks._aims import lead, most_likely_wrong, nearest_wrong
 from robustkit.attacks._balls import columns, project, sparse_step
 from robustkit.attacks._checkpoints import Run, first_density, first_stretch, halve, thin_out
 from robustkit.attacks.losses import LOSSES, AttackLoss
@@ -14,7 +15,9 @@ from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import reach, steepest
 from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import BadInput
-from robustkit.threat_models import PerturbationSet
+from robustkit.threat_models import Gradients, PerturbationSet
+
+Ranking = Literal["likely", "nearest"]
 
 # Share of the new step in a move; the rest repeats the move before.
 _NEW = 0.75
@@ -40,6 +43,9 @@ class APGD(Stepwise[Run]):
             one more, to see where its last step led, and so does each wide ball.
         loss: `cross-entropy`, `margin` or `dlr`.
         targets: How many wrong classes to aim at; 0 raises the loss of the right class instead.
+        ranking: Which classes those are: the most `likely` ones on the clean image, which takes one
+            pass more, or the `nearest` ones if the model is linear around it, which takes one
+            forward pass and up to nine backward passes and needs fewer targets.
         restarts: Attempts per aim, each with a fresh start.
         random_start: Start at a random point of the ball instead of the clean image.
         rho: The share of steps that must raise the loss for the step to keep its length.
@@ -62,8 +68,8 @@ class APGD(Stepwise[Run]):
         the clean image; all of them are tried before one is tried again. The margin is a loss of
         its own; the difference of logits ratio falls back to it where the model has too few
         classes. In l1, values at the end of their range are not stepped on, so that all of a step
-        counts, and wide balls are an option. Random starts are uniform in the ball (l1: normal
-        noise projected onto it).
+        counts, and wide balls are an option. Targets can be ranked by how near they are. Random
+        starts are uniform in the ball (l1: normal noise projected onto it).
 
     Example:
         >>> APGD(loss="dlr", targets=3).attempts
@@ -75,6 +81,7 @@ class APGD(Stepwise[Run]):
     steps: int = 100
     loss: AttackLoss = "cross-entropy"
     targets: int = 0
+    ranking: Ranking = "likely"
     restarts: int = 1
     random_start: bool = True
     rho: float = 0.75
@@ -89,6 +96,9 @@ class APGD(Stepwise[Run]):
             )
         if self.targets < 0:
             raise BadInput(f"APGD aims at {self.targets} classes; give 0 or more.")
+        if self.ranking not in get_args(Ranking):
+            known = ", ".join(get_args(Ranking))
+            raise BadInput(f"The ranking {self.ranking!r} is unknown. Use one of: {known}.")
         if not 0 <= self.rho <= 1:
             raise BadInput(f"APGD's rho is {self.rho}; it must lie in [0, 1].")
         if self.loss not in LOSSES:
@@ -99,10 +109,20 @@ class APGD(Stepwise[Run]):
         """Restarts times targets."""
         return self.restarts * max(self.targets, 1)
 
+    def prepare(self, view: Gradients, rows: Rows) -> Rows:
+        """Look for the nearest classes, if they are to be aimed at and are not known yet."""
+        if self.ranking == "likely" or not self._aims(rows) or rows.aims is not None:
+            return rows
+        return dataclasses.replace(rows, aims=nearest_wrong(view, rows))
+
     def begin(self, rows: Rows) -> Run:
         """Start at the clean image or at a random point of the first ball."""
-        unknown = torch.full_like(rows.index, -1)[:, None].expand(-1, self.targets)
-        return self._begin(rows, unknown)
+        ranking = torch.full_like(rows.index, -1)[:, None].expand(-1, self.targets)
+        if self.ranking == "nearest" and rows.aims is not None:
+            # Where there are fewer wrong classes than targets, they come round again.
+            turns = torch.arange(self.targets, device=rows.index.device) % rows.aims.shape[1]
+            ranking = rows.aims[:, turns]
+        return self._begin(rows, ranking)
 
     def again(self, state: Run) -> Run:
         """The next attempt, which knows the ranking of the classes."""
@@ -150,14 +170,18 @@ class APGD(Stepwise[Run]):
 
     def _ignorant(self, state: Run) -> Tensor:
         """(N,) bool: rows that need the model's answer to the clean image first."""
-        if not self.targets or state.rows.objective.targets is not None:
+        if not self._aims(state.rows):
             return torch.zeros_like(state.shortened)
         return state.ranking[:, 0] < 0
+
+    def _aims(self, rows: Rows) -> bool:
+        """Whether it chooses classes to aim at."""
+        return self.targets > 0 and rows.objective.targets is None
 
     def gain(self, state: Run, logits: Tensor) -> Tensor:
         """The chosen loss, of the right class or of the one aimed at."""
         objective = state.rows.objective
-        if not self.targets or objective.targets is not None:
+        if not self._aims(state.rows):
             return LOSSES[self.loss](logits, objective)
         ranking = self._ranking(state, logits.detach())
         turn = (state.rows.attempt % self.targets)[:, None]
@@ -184,7 +208,7 @@ class APGD(Stepwise[Run]):
         # learns: its counters stay at 0, and whatever is noted here is forgotten at its start.
         learns = self._ignorant(state) & self.random_start
         loss = self.gain(state, logits).nan_to_num(nan=-torch.inf)
-        if self.targets and state.rows.objective.targets is None:
+        if self._aims(state.rows):
             state.ranking = self._ranking(state, logits)
         start = state.point
         self._note(state, loss, gradient)

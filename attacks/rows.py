@@ -26,6 +26,7 @@ class Rows:
         index: (N,) int64, the row's victim in the view; -1 for padding.
         attempt: (N,) int64, which restart or target this is, from 0.
         allowed: What may be changed.
+        aims: (N, A) int64, wrong classes worth aiming at, best first; None where nobody has looked.
     """
 
     clean: Tensor
@@ -34,6 +35,7 @@ class Rows:
     index: Tensor
     attempt: Tensor
     allowed: PerturbationSet
+    aims: Tensor | None = None
 
     @classmethod
     def first(

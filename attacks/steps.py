@@ -1,12 +1,36 @@
-"""Directions in which a small step raises a linear function most, by norm."""
+"""Gradients at the input, and directions in which a small step raises a linear function most."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from robustkit.errors import DoesNotFit
 from robustkit.threat_models import PerturbationSet
 from robustkit.threat_models.projection import lengths
+
+
+def input_gradient(value: Tensor, inputs: Tensor, *, keep: bool = False) -> Tensor:
+    """Like `inputs`: the gradient of a sum of values, one for each row; NaN becomes 0.
+
+    Args:
+        value: (N,) differentiable.
+        inputs: (N, ...) what it depends on, row by row.
+        keep: Keep the graph for another gradient.
+
+    Raises:
+        DoesNotFit: The value does not depend on the inputs by way of a graph.
+    """
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=keep)
+    if gradient is None:
+        raise DoesNotFit(
+            "The model's answer carries no gradient back to its input. Use an attack that needs "
+            "score or decision access only, or a model that can be differentiated."
+        )
+    # One NaN would spread over the image; a value without a slope is not stepped on.
+    return gradient.nan_to_num(nan=0.0)
 
 
 def steepest(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.base import EvasionAttack
+from robustkit.attacks.losses import margin
 from robustkit.attacks.rows import Rows, check_rows, join_rows, take_rows
-from robustkit.errors import DoesNotFit
+from robustkit.attacks.steps import input_gradient
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
     Access,
@@ -43,6 +44,13 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
     def attempts(self) -> int:
         """How often an example is attacked from the start before it is given up."""
         return 1
+
+    def prepare(self, view: Gradients, rows: Rows) -> Rows:
+        """What is looked up once per example before its search, at its own expense.
+
+        By default nothing.
+        """
+        return rows
 
     @abstractmethod
     def begin(self, rows: Rows) -> StateT:
@@ -105,19 +113,48 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         index = torch.arange(len(inputs), device=inputs.device)
         everything = Rows.first(inputs, objective, streams, index, allowed)
         changed = inputs.clone()
-        index = index[~_penniless(view, index)]
-        taken = 0
-
-        def source(room: int) -> Rows | None:
-            nonlocal taken
-            start, taken = taken, min(taken + room, len(index))
-            return take_rows(everything, index[start:taken]) if start < taken else None
-
-        for found in search(
-            self, view, source, width=view.width or max(len(inputs), 1), pad=bool(view.width)
-        ):
+        width = view.width or max(len(inputs), 1)
+        able = index[~_penniless(view, index)]
+        blocks = (
+            take_rows(everything, able[start : start + width])
+            for start in range(0, len(able), width)
+        )
+        source = feed(self, view, blocks)
+        for found in search(self, view, source, width=width, pad=bool(view.width)):
             changed[found.index] = found.points
         return changed
+
+
+def feed(
+    attack: Stepwise[StateT], view: Gradients, blocks: Iterator[Rows]
+) -> Callable[[int], Rows | None]:
+    """A source for `search`: prepares blocks of examples and hands them out in any numbers.
+
+    Args:
+        attack: What is going to be run.
+        view: The model as the attack sees it.
+        blocks: First attempts, best in blocks as wide as the model is run.
+    """
+    waiting: list[Rows] = []
+
+    def source(room: int) -> Rows | None:
+        taken: list[Rows] = []
+        while room:
+            if not waiting:
+                block = next(blocks, None)
+                if block is None:
+                    break
+                waiting.append(attack.prepare(view, block))
+            rows = waiting.pop()
+            numbers = torch.arange(len(rows.index), device=rows.index.device)
+            if len(numbers) > room:
+                waiting.append(take_rows(rows, numbers[room:]))
+                rows = take_rows(rows, numbers[:room])
+            taken.append(rows)
+            room -= len(rows.index)
+        return join_rows(taken) if taken else None
+
+    return source
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +164,13 @@ class Found:
     Attributes:
         index: (N,) int64, their victims.
         points: (N, C, H, W) where their search ended.
+        lead: (N,) the largest margin seen in their search; negative where no point reached the
+            objective.
     """
 
     index: Tensor
     points: Tensor
+    lead: Tensor
 
 
 def search(
@@ -160,11 +200,16 @@ def search(
         DoesNotFit: No gradient comes back from the model.
     """
     state = _refilled(attack, [], source, width, pad=pad)
+    # By victim; padding has the last place.
+    lead = torch.full((len(view) + 1,), -torch.inf, device=view.spent.device)
     while state is not None:
         inputs = attack.propose(state).detach().requires_grad_()
         output = view.answer(inputs, state.rows.index)
-        gradient = _gradient(attack.gain(state, output.logits), inputs)
+        gradient = input_gradient(attack.gain(state, output.logits), inputs)
         with torch.no_grad():
+            index = state.rows.index
+            seen = margin(output.logits, state.rows.objective)
+            lead[index] = torch.fmax(lead[index], seen.to(lead.dtype))
             reached = attack.wins(state, state.rows.objective.reached(output))
             done = attack.update(state, output.logits.detach(), gradient)
             present = state.rows.index >= 0
@@ -179,23 +224,10 @@ def search(
                 points = torch.where(
                     _columns(reached[out], inputs), inputs[out], attack.result(state)[out]
                 )
-                yield Found(state.rows.index[out], points.detach())
+                yield Found(state.rows.index[out], points.detach(), lead[state.rows.index[out]])
             going_on = [take_rows(state, rows) for rows in _where(present & ~leaving)]
             going_on += [attack.again(take_rows(state, rows)) for rows in _where(again)]
             state = _refilled(attack, going_on, source, width, pad=pad)
-
-
-def _gradient(gain: Tensor, inputs: Tensor) -> Tensor:
-    gradient = None
-    if gain.requires_grad:
-        (gradient,) = torch.autograd.grad(gain.sum(), inputs, allow_unused=True)
-    if gradient is None:
-        raise DoesNotFit(
-            "The model's answer carries no gradient back to its input. Use an attack that needs "
-            "score or decision access only, or a model that can be differentiated."
-        )
-    # One NaN would spread over the image; a value without a slope is not stepped on.
-    return gradient.nan_to_num(nan=0.0)
 
 
 def _penniless(view: Decisions, index: Tensor) -> Tensor:

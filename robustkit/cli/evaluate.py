@@ -54,6 +54,7 @@ CORRUPTIONS = "corruptions"
 @click.option("--access", help="What the adversary sees: decision, score or gradient.")
 @click.option("--goal", help="untargeted or targeted[:random|least-likely|second].")
 @click.option("--queries", type=int, help="Queries per example.")
+@click.option("--plan", help="fast, standard (default) or thorough; see `robustkit show`.")
 @click.option("--attacks", help="Comma-separated; replaces the plan.")
 @click.option("--options", help="Comma-separated attack.key=value, such as pgd.steps=100.")
 @click.option("--reference-model", help="Unit of the mean corruption error: a name or directory.")
@@ -79,6 +80,7 @@ def evaluate(
     access: str | None,
     goal: str | None,
     queries: int | None,
+    plan: str | None,
     attacks: str | None,
     options: str | None,
     reference_model: str | None,
@@ -106,6 +108,7 @@ def evaluate(
                 "access": access,
                 "goal": goal,
                 "queries": queries,
+                "plan": plan,
                 "attacks": attacks,
                 "options": options,
             }
@@ -113,7 +116,9 @@ def evaluate(
     elif reference_model is not None:
         raise BadInput(f"--reference-model belongs to --threat {CORRUPTIONS}. Leave it out.")
     adversary = _threat(threat, eps, access, goal, queries)
-    plan = _attacks(attacks, options)
+    named = _attacks(attacks, options)
+    if plan is not None and named is not None:
+        raise BadInput("--attacks replaces the plan: leave --plan or --attacks out.")
 
     import torch
     from rich.console import Console
@@ -155,7 +160,7 @@ def evaluate(
             reference_name=reference_model,
         )
         if natural
-        else partial(evaluation.evaluate, threat=adversary, attacks=plan)
+        else partial(evaluation.evaluate, threat=adversary, attacks=named, plan=plan or "standard")
     )
     with watch() as progress:
         result = judge(

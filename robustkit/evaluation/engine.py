@@ -1,8 +1,8 @@
 """Running attacks over the examples that still stand, and judging what they return."""
 
+import dataclasses
 import functools
-import itertools
-import time
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,19 +10,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks.base import EvasionAttack
+from robustkit.attacks import FGSM, EvasionAttack
+from robustkit.attacks.losses import margin
 from robustkit.attacks.rows import Rows
-from robustkit.attacks.stepwise import Found, Stepwise, search
+from robustkit.attacks.steps import input_gradient
+from robustkit.attacks.stepwise import Stepwise, feed, search
 from robustkit.data import LabelledImages
+from robustkit.evaluation.billing import Aims, Bill
+from robustkit.evaluation.blocks import Clock, gathered, parts, without
 from robustkit.evaluation.labels import marks, owned_images
+from robustkit.evaluation.plans import Line
 from robustkit.evaluation.records import Group, Records
-from robustkit.passes import Passes, padded
+from robustkit.passes import padded
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
     Access,
     Decisions,
     Meter,
     Objective,
+    Output,
     ThreatModel,
     Trace,
     Untargeted,
@@ -77,47 +83,106 @@ class Engine:
     records: Records
     progress: Progress
 
-    def clean_pass(self) -> None:
-        """Ask the model about every clean image and choose the targets of a targeted goal."""
-        finished = [row for group in self.records.stage(-1) for row in group.rows]
-        rows = _without(torch.arange(len(self.data)), finished)
-        self.progress.stage("clean", len(self.data), len(finished))
-        clock = _Clock()
-        for part in _parts(rows, self.width):
-            meter = Meter(self.model, self.streams(part, "clean"), width=self.width)
-            with torch.no_grad():
-                output = meter.ask(self.inputs(part), torch.arange(len(part), device=self.device))
-                right = self.data.labels[part].to(self.device)
-                wanted = objective(self.threat.goal, right, output.logits, self.streams(part, ""))
-            self.records.add(
-                Group(
-                    stage=-1,
-                    rows=part.tolist(),
-                    labels=output.labels.tolist(),
-                    targets=None if wanted.targets is None else wanted.targets.tolist(),
-                    forward=len(part),
-                    rows_run=meter.ledger.rows_run,
-                    seconds=clock.lap(),
-                )
-            )
-            self.progress.advance(len(part), 0)
+    def clean_pass(self, first: Line | None = None) -> None:
+        """Ask the model about every clean image and choose the targets of a targeted goal.
 
-    def attack(self, stage: int, name: str, attack: EvasionAttack[Any], standing: Tensor) -> None:
+        Args:
+            first: The first line of the plan. If it is FGSM, the forward pass that it would repeat
+                is this one: its result is judged and recorded here, as stage 0.
+        """
+        finished = [row for group in self.records.stage(-1) for row in group.rows]
+        rows = without(torch.arange(len(self.data)), finished)
+        self.progress.stage("clean", len(self.data), len(finished))
+        attack = first.attack if first is not None and first.through == "direct" else None
+        clock = Clock()
+        for part in parts(rows, self.width):
+            if isinstance(attack, FGSM):
+                self._clean_step(part, attack, clock)
+            else:
+                self._clean_part(part, clock)
+
+    def _clean_part(self, part: Tensor, clock: Clock) -> None:
+        meter = Meter(self.model, self.streams(part, "clean"), width=self.width)
+        with torch.no_grad():
+            output = meter.ask(self.inputs(part), torch.arange(len(part), device=self.device))
+            wanted = self._wanted(part, output)
+        self._record_clean(part, output, wanted, meter.ledger.rows_run, 0, clock)
+        self.progress.advance(len(part), 0)
+
+    def _clean_step(self, part: Tensor, attack: FGSM, clock: Clock) -> None:
+        """The clean answers of some examples and, on their gradient, FGSM's result."""
+        meter = Meter(self.model, self.streams(part, "clean"), width=self.width)
+        numbers = torch.arange(len(part), device=self.device)
+        inputs = self.inputs(part).requires_grad_()
+        output = meter.ask(inputs, numbers)
+        wanted = self._wanted(part, output)
+        streams = self.streams(part, self._purpose(0))
+        start = Rows.first(inputs.detach(), wanted, streams, numbers, self.threat.allowed)
+        state = attack.begin(start)
+        gradient = input_gradient(attack.gain(state, output.logits), inputs)
+        right = (output.labels == self.data.labels[part].to(self.device)).nonzero()[:, 0]
+        with torch.no_grad():
+            attack.update(state, output.logits.detach(), gradient)
+            points = attack.result(state)[right]
+            lead = margin(output.logits.detach(), wanted)[right]
+        rows = part[right.cpu()]
+        known = {row for group in self.records.stage(0) for row in group.rows}
+        # Recorded before the clean answers: a run that was stopped in between comes by again.
+        if len(rows) and not known.issuperset(rows.tolist()):
+            one = torch.ones_like(right)
+            bill = Bill(
+                queries=one, passes=one, forward=0, backward=len(rows), rows_run=0, lead=lead
+            )
+            self._judge(0, attack, rows, points, bill, clock, wanted.take(right))
+        else:
+            self.progress.advance(len(rows), 0)
+        wrong = len(part) - len(rows)
+        self.progress.advance(wrong, 0)
+        self._record_clean(part, output, wanted, meter.ledger.rows_run, wrong, clock)
+
+    def _wanted(self, part: Tensor, output: Output) -> Objective:
+        right = self.data.labels[part].to(self.device)
+        return objective(self.threat.goal, right, output.logits.detach(), self.streams(part, ""))
+
+    def _record_clean(
+        self,
+        part: Tensor,
+        output: Output,
+        wanted: Objective,
+        rows_run: int,
+        backward: int,
+        clock: Clock,
+    ) -> None:
+        self.records.add(
+            Group(
+                stage=-1,
+                rows=part.tolist(),
+                labels=output.labels.tolist(),
+                targets=None if wanted.targets is None else wanted.targets.tolist(),
+                lead=_numbers(margin(output.logits.detach(), wanted)),
+                forward=len(part),
+                backward=backward,
+                rows_run=rows_run,
+                seconds=clock.lap(),
+            )
+        )
+
+    def attack(self, stage: int, line: Line, standing: Tensor) -> None:
         """Run one attack on the examples that still stand, and judge and record what it returns.
 
         Args:
-            stage: The attack's number in the plan.
-            name: What progress calls it.
-            attack: The attack, already checked against the threat model.
+            stage: The line's number in the plan.
+            line: The attack, already checked against the threat model.
             standing: (M,) positions of the examples it is given, those of an earlier run included.
         """
+        attack = line.attack
         finished = [row for group in self.records.stage(stage) for row in group.rows]
-        self.progress.stage(name, len(standing), len(finished))
+        self.progress.stage(line.name, len(standing), len(finished))
         if isinstance(attack, Stepwise):
-            self._search(stage, attack, _without(standing, finished))
+            self._search(stage, attack, without(standing, finished))
         else:
             done = set(finished)
-            for block in _parts(standing, self.width):
+            for block in parts(standing, self.width):
                 # A block that was not recorded whole is run again whole: foreign code sees the same
                 # images together as in a run that was never interrupted.
                 if not done.issuperset(block.tolist()):
@@ -125,47 +190,58 @@ class Engine:
         tried = sorted(row for group in self.records.stage(stage) for row in group.rows)
         if tried != sorted(standing.tolist()):
             # An example that no attack has tried must never pass for one that withstood it.
-            raise RuntimeError(f"{name} was given {len(standing)} examples and tried {len(tried)}.")
+            raise RuntimeError(
+                f"{line.name} was given {len(standing)} examples and tried {len(tried)}."
+            )
 
     def _search(self, stage: int, attack: Stepwise[Any], rows: Tensor) -> None:
         everyone = self.streams(torch.arange(len(self.data)), self._purpose(stage))
         meter = self.threat.meter(self.model, everyone, width=self.width)
         view: Any = grant(meter, attack.access)
-        queue = iter(_parts(rows, 1))
-        targets = self._objective(torch.arange(len(self.data)))
+        wanted = self._objective(torch.arange(len(self.data)))
+        aims = Aims(self.records, len(self.data))
 
-        def source(room: int) -> Rows | None:
-            taken = list(itertools.islice(queue, room))
-            if not taken:
-                return None
-            index = torch.cat(taken)
-            there = index.to(self.device)
-            return Rows.first(
-                self.inputs(index),
-                targets.take(there),
-                everyone.take(there),
-                there,
-                self.threat.allowed,
-            )
+        def blocks() -> Iterator[Rows]:
+            for known in (True, False):
+                for part in parts(rows[aims.known(rows) == known], self.width):
+                    index = part.to(self.device)
+                    block = Rows.first(
+                        self.inputs(part),
+                        wanted.take(index),
+                        everyone.take(index),
+                        index,
+                        self.threat.allowed,
+                    )
+                    classes = aims.take(part) if known else None
+                    if classes is not None:
+                        block = dataclasses.replace(block, aims=classes.to(self.device))
+                    block = attack.prepare(view, block)
+                    aims.add(part, block.aims)
+                    yield block
 
         ledger = meter.ledger
-        lap, ran = _Clock(), 0
-        for found in _gathered(
-            search(attack, view, source, width=self.width, pad=True), self.width
-        ):
+        lap, ran = Clock(), 0
+        known_before = bool(aims.known(rows).all())
+        source = feed(attack, view, blocks())
+        found_in = search(attack, view, source, width=self.width, pad=True)
+        for found in gathered(found_in, self.width):
+            index = found.index
             # Only what these examples cost: others under way may be lost and done again.
-            spent = ledger.forward[found.index]
-            bill = Passes(
-                int(spent.sum()), int(ledger.backward[found.index].sum()), ledger.rows_run - ran
+            bill = Bill.of(
+                ledger,
+                index,
+                ledger.rows_run - ran,
+                lead=found.lead,
+                aims=None if known_before else aims.take(index.cpu()),
             )
             ran = ledger.rows_run
-            self._judge(stage, attack, found.index.cpu(), found.points, spent, bill, lap)
+            self._judge(stage, attack, index.cpu(), found.points, bill, lap)
 
     def _block(self, stage: int, attack: EvasionAttack[Any], rows: Tensor) -> None:
         streams = self.streams(rows, self._purpose(stage))
         meter = self.threat.meter(self.model, streams, width=self.width)
         view: Decisions = grant(meter, attack.access)
-        lap = _Clock()
+        lap = Clock()
         wanted = self._objective(rows)
         trace = Trace(self.inputs(rows), wanted, self.threat.allowed)
         if attack.access is Access.DECISION:
@@ -173,12 +249,12 @@ class Engine:
             if wanted.targets is not None:
                 wanted = replace(wanted, starts=owned_images(self.data, wanted.targets, streams))
         points = attack.run(view, self.inputs(rows), wanted, self.threat.allowed, streams=streams)
-        spent = meter.ledger.forward if meter.ledger.attributed else None
+        bill = Bill.whole(meter.ledger)
         nearest = None
         if meter.observer is not None and meter.ledger.attributed:
             found = trace.smallest(marks(self.threat)).tolist()
             nearest = [[d if d < float("inf") else None for d in row] for row in found]
-        self._judge(stage, attack, rows, points, spent, meter.ledger.passes, lap, nearest)
+        self._judge(stage, attack, rows, points, bill, lap, wanted, nearest)
 
     def _judge(
         self,
@@ -186,21 +262,22 @@ class Engine:
         attack: EvasionAttack[Any],
         rows: Tensor,
         points: Tensor,
-        queries: Tensor | None,
-        bill: Passes,
-        clock: "_Clock",
+        bill: Bill,
+        clock: Clock,
+        wanted: Objective | None = None,
         nearest: list[list[float | None]] | None = None,
     ) -> None:
         """Judge at most one width of returned points afresh and record the outcome."""
         count = len(rows)
         clean = self.inputs(rows)
         points = _same_kind(points, clean)
-        spent = torch.zeros(count, dtype=torch.int64) if queries is None else queries
+        spent = torch.zeros(count, dtype=torch.int64) if bill.queries is None else bill.queries
+        wanted = self._objective(rows) if wanted is None else wanted
         verdict = self.threat.judge(
             self.model,
             padded(clean, self.width),
             padded(points, self.width),
-            self._objective(padded(rows, self.width)),
+            wanted.take(padded(torch.arange(count), self.width).to(self.device)),
             padded(spent.to(self.device), self.width),
             streams=self.streams(padded(rows, self.width), "score"),
         )
@@ -228,7 +305,10 @@ class Engine:
                 labels=verdict.labels[:count].tolist(),
                 outcome=outcomes,
                 distance=distances,
-                queries=[None] * count if queries is None else queries.tolist(),
+                queries=[None] * count if bill.queries is None else bill.queries.tolist(),
+                passes=[None] * count if bill.passes is None else bill.passes.tolist(),
+                lead=None if bill.lead is None else _numbers(bill.lead),
+                aims=None if bill.aims is None else bill.aims.tolist(),
                 nearest=nearest,
                 points=where,
                 forward=bill.forward,
@@ -267,6 +347,11 @@ class Engine:
         return chosen
 
 
+def _numbers(values: Tensor) -> list[float | None]:
+    """Values for a record; None for what is not finite."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
 def _same_kind(returned: object, clean: Tensor) -> Tensor:
     """What an attack returned; an infinite image, which nothing allows, if it is no such tensor."""
     if isinstance(returned, Tensor) and (returned.shape, returned.dtype) == (
@@ -284,40 +369,3 @@ def _outcome(attack: EvasionAttack[Any], *, allowed: bool, reached: bool, in_ran
         # It measured how far the nearest point it found is; that is no claim to be inside.
         return "robust" if reached else "not_started"
     return "violation"
-
-
-def _parts(rows: Tensor, width: int) -> list[Tensor]:
-    return [rows[start : start + width] for start in range(0, len(rows), width)]
-
-
-def _without(rows: Tensor, finished: list[int]) -> Tensor:
-    return rows[~torch.isin(rows, torch.tensor(finished, dtype=torch.int64))]
-
-
-def _gathered(stream: Iterator[Found], width: int) -> Iterator[Found]:
-    """The same finds in groups of exactly `width`, the last one smaller."""
-    index: list[Tensor] = []
-    points: list[Tensor] = []
-    waiting = 0
-    for found in stream:
-        index.append(found.index)
-        points.append(found.points)
-        waiting += len(found.index)
-        while waiting >= width:
-            rows, images = torch.cat(index), torch.cat(points)
-            yield Found(rows[:width], images[:width])
-            index, points = [rows[width:]], [images[width:]]
-            waiting -= width
-    if waiting:
-        yield Found(torch.cat(index), torch.cat(points))
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the lap before."""
-        now = time.perf_counter()
-        lap, self._last = now - self._last, now
-        return lap

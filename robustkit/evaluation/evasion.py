@@ -1,6 +1,7 @@
 """The main job: how many examples stand against a plan of attacks under a threat model."""
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,32 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustkit import data as datasets
 from robustkit import models, registry, threat_models
 from robustkit.attacks import EvasionAttack, build, describe, name_of
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DoesNotFit
+from robustkit.evaluation import plans
 from robustkit.evaluation.artifacts import write_artifacts
 from robustkit.evaluation.conditions import controlled, resumable
 from robustkit.evaluation.engine import Engine, Progress, Silent
-from robustkit.evaluation.guards import Inspection, inspect
+from robustkit.evaluation.guards import inspect
 from robustkit.evaluation.labels import label_curves
-from robustkit.evaluation.plans import Plan, split, standard
+from robustkit.evaluation.plans import Line, Plan, split
 from robustkit.evaluation.records import Records
-from robustkit.evaluation.summary import Standing, Tally, attack_flags, tally
-from robustkit.report import (
-    About,
-    Accuracies,
-    Curves,
-    DataFacts,
-    EvasionReport,
-    Flag,
-    Headline,
-    ModelFacts,
-    Skipped,
-    ThreatFacts,
-    current_environment,
-)
+from robustkit.evaluation.reporting import report_of
+from robustkit.evaluation.subjects import as_device, as_images, as_model, as_width
+from robustkit.evaluation.summary import Standing, tally
+from robustkit.report import About, EvasionReport, ModelFacts, Skipped
 from robustkit.threat_models import Stage, ThreatModel
 
 
@@ -44,6 +35,7 @@ def evaluate(
     threat: ThreatModel | str = "linf",
     *,
     attacks: Sequence[EvasionAttack[Any] | str] | None = None,
+    plan: str = "standard",
     seed: int = 0,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -64,7 +56,8 @@ def evaluate(
         model: A classifier of (N, C, H, W) images in [0, 1], or the words that name one.
         data: Labelled images, an (inputs, labels) pair, or the words that name a set.
         threat: The adversary, or its name, or the path of a TOML file.
-        attacks: What to run, in order; None runs the standard plan.
+        attacks: What to run, in order; None runs the plan.
+        plan: `fast`, `standard` or `thorough`: how much effort to spend; see `robustkit show`.
         seed: Of all randomness. The same seed gives the same verdicts, whatever the order of the
             examples and however often the run was interrupted.
         batch_size: Rows in which the model is run; None for the largest that fits.
@@ -99,19 +92,14 @@ def evaluate(
     if isinstance(threat, str):
         threat = threat_models.load(threat)
     check_threat(threat)
-    plan, skipped = _plan(attacks, threat)
-    images = _images(data, seed)
-    target = _device(model, device)
+    lines, skipped = _lines(attacks, plan, threat)
+    images = as_images(data, seed)
+    target = as_device(model, device)
     spec = model_name or (model if isinstance(model, str) else type(model).__qualname__)
-    if isinstance(model, str):
-        model = models.load(model, device=target)
-    elif any(tensor.device != target for tensor in (*model.parameters(), *model.buffers())):
-        raise BadInput(
-            f"The model is not on {target}. Move it there first: model.to({str(target)!r})."
-        )
+    model = as_model(model, target)
     with controlled(model, target, seed):
         found = inspect(
-            model, images, threat, device=target, seed=seed, width=_width(out, batch_size)
+            model, images, threat, device=target, seed=seed, width=as_width(out, batch_size)
         )
         facts = ModelFacts(
             spec=spec,
@@ -119,7 +107,7 @@ def evaluate(
             parameters=models.parameter_count(model),
             classes=found.classes,
         )
-        identity = _identity(facts, images, threat, plan, seed, found.width, target)
+        identity = _identity(facts, images, threat, lines, seed, found.width, target)
         records = Records.begin(out, identity, resume=resume)
         engine = Engine(
             model=model,
@@ -132,13 +120,15 @@ def evaluate(
             progress=progress or Silent(),
         )
         with contextlib.closing(records), resumable(kept=out is not None):
-            _run(engine, plan)
-    result = tally(images, records, plan)
+            _run(engine, lines)
+    result = tally(images, records, lines)
     right = [row for row, e in enumerate(result.examples) if e.status != "misclassified"]
     # The first attack is the one that was given all examples.
-    curves = label_curves(records.stage(0), right, threat)
-    report = _report(
-        facts, images, threat, plan, skipped, found, result, curves, seed, target, about, command
+    curves = dataclasses.replace(
+        label_curves(records.stage(0), right, threat), passes=result.over_passes
+    )
+    report = report_of(
+        facts, images, threat, lines, skipped, found, result, curves, seed, target, about, command
     )
     if out is not None:
         write_artifacts(out, report, images, records)
@@ -159,17 +149,18 @@ def check_threat(threat: ThreatModel) -> None:
         )
 
 
-def _plan(
-    attacks: Sequence[EvasionAttack[Any] | str] | None, threat: ThreatModel
+def _lines(
+    attacks: Sequence[EvasionAttack[Any] | str] | None, plan: str, threat: ThreatModel
 ) -> tuple[Plan, list[Skipped]]:
     """The attacks to run, and why the others do not."""
     left_out: list[tuple[str, str]] = []
+    lines: Plan
     if attacks is None:
-        plan, left_out = split(standard(threat), threat)
-        if not plan:
+        lines, left_out = split(plans.plan(plan, threat), threat)
+        if not lines:
             reasons = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in left_out))
             raise DoesNotFit(
-                f"No attack of the standard plan fits the threat model {threat.name!r} "
+                f"No attack of the plan {plan!r} fits the threat model {threat.name!r} "
                 f"({reasons}). "
                 "Name one that does, for example --attacks foolbox:HopSkipJumpAttack."
             )
@@ -179,54 +170,19 @@ def _plan(
             raise BadInput("The list of attacks is empty. Name at least one, or leave it out.")
         for attack in made:
             attack.check(threat)
-        plan = [(name_of(attack), attack) for attack in made]
-    known = {name.partition(":")[0] for name, _ in (*plan, *left_out)}
+        lines = [Line(name=name_of(attack), attack=attack) for attack in made]
+    ran = {line.name for line in lines}
+    left_out = [(name, reason) for name, reason in dict.fromkeys(left_out) if name not in ran]
+    known = {name.partition(":")[0] for name in (*ran, *(name for name, _ in left_out))}
     others = [(name, "not in plan") for name in registry.entries("attacks") if name not in known]
-    return plan, [Skipped(name=name, reason=reason) for name, reason in (*left_out, *others)]
-
-
-def _images(data: LabelledImages | tuple[Tensor, Tensor] | str, seed: int) -> LabelledImages:
-    if isinstance(data, str):
-        return datasets.load(data, seed=seed)
-    if isinstance(data, tuple):
-        return LabelledImages.from_tensors(*data)
-    if not len(data):
-        raise BadInput("The data holds no examples; at least one is needed.")
-    return data
-
-
-def _device(model: nn.Module | str, device: torch.device | str | None) -> torch.device:
-    if device is not None:
-        return _numbered(device)
-    if isinstance(model, nn.Module):
-        tensors = (*model.parameters(), *model.buffers())
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
-    return _numbered("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _numbered(device: torch.device | str) -> torch.device:
-    """The device as tensors on it name it: `cuda` is the current GPU."""
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"The device {device!r} is unknown. Use cpu, cuda or cuda:0.") from error
-    if chosen.type == "cuda" and chosen.index is None:
-        return torch.empty(0, device=chosen).device
-    return chosen
-
-
-def _width(out: Path | None, batch_size: int | None) -> int | None:
-    """The width asked for, otherwise that of the run to be resumed."""
-    if batch_size is not None and batch_size < 1:
-        raise BadInput(f"The batch size is {batch_size}; it must be at least 1.")
-    return batch_size or (None if out is None else Records.width(out))
+    return lines, [Skipped(name=name, reason=reason) for name, reason in (*left_out, *others)]
 
 
 def _identity(
     model: ModelFacts,
     data: LabelledImages,
     threat: ThreatModel,
-    plan: Plan,
+    lines: Plan,
     seed: int,
     width: int,
     device: torch.device,
@@ -238,74 +194,26 @@ def _identity(
         "n": len(data),
         "shape": list(data.shape),
         "threat": repr(threat),
-        "attacks": [{"name": name, "options": dict(describe(attack))} for name, attack in plan],
+        "attacks": [
+            {
+                "name": line.name,
+                "options": dict(describe(line.attack)),
+                "lead left": line.lead_left,
+                "through": line.through,
+            }
+            for line in lines
+        ],
         "seed": seed,
         "batch size": width,
         "device": device.type,
     }
 
 
-def _run(engine: Engine, plan: Plan) -> None:
-    engine.clean_pass()
+def _run(engine: Engine, lines: Plan) -> None:
+    engine.clean_pass(lines[0])
     standing = Standing(engine.data, engine.records)
-    for stage, (name, attack) in enumerate(plan):
-        if len(standing.rows):
-            engine.attack(stage, name, attack, standing.rows)
+    for stage, line in enumerate(lines):
+        rows = standing.left(line.lead_left)
+        if len(rows):
+            engine.attack(stage, line, rows)
         standing.take(stage, engine.records.stage(stage))
-
-
-def _report(
-    model: ModelFacts,
-    data: LabelledImages,
-    threat: ThreatModel,
-    plan: Plan,
-    skipped: Sequence[Skipped],
-    found: Inspection,
-    result: Tally,
-    curves: Curves,
-    seed: int,
-    device: torch.device,
-    about: About | None,
-    command: str | None,
-) -> EvasionReport:
-    robust = result.robust
-    flags: list[Flag] = [*found.flags, *attack_flags(plan, threat.goal, found.classes, result)]
-    return EvasionReport(
-        command=command,
-        threat=ThreatFacts.of(threat),
-        model=model,
-        data=DataFacts(
-            spec=data.spec,
-            split=data.split,
-            n=len(data),
-            classes=data.classes,
-            sha256=data.sha256,
-        ),
-        about=about or About(),
-        seed=seed,
-        environment=current_environment(
-            device, dtype=torch.float32, width=found.width, reproducible=found.reproducible
-        ),
-        verdict=Headline(
-            metric="robust_accuracy",
-            value=robust.value,
-            low=robust.low,
-            high=robust.high,
-            n=len(data),
-            worse="lower",
-        ),
-        controls=(),
-        flags=tuple(flags),
-        cost=result.cost,
-        diagnostics={
-            "guards": {"forward": found.passes.forward, "backward": found.passes.backward}
-        },
-        clean_accuracy=result.clean,
-        robust_accuracy=robust,
-        accuracies=Accuracies(direct=robust, surrogate=None, worst=robust),
-        violations=result.violations,
-        attacks=result.attacks,
-        skipped=tuple(skipped),
-        curves=curves,
-        examples=result.examples,
-    )

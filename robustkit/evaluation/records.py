@@ -38,6 +38,10 @@ class Group:
         outcome: After an attack: `broken`, `robust`, `violation` or `not_started`.
         distance: How far the returned image was changed; None where it means nothing.
         queries: Queries spent; None where foreign code cannot tell.
+        passes: Forward and backward passes of the search for each example; None as for `queries`.
+        lead: How far the right class (a target: all others) was ahead at the clean image, or at
+            best after the attack, in logits; None where the attack cannot tell.
+        aims: The wrong classes that the attack looked up as the nearest ones.
         nearest: Under a budget of queries, for each example the smallest distances that an attack
             on labels had reached at each mark of `labels.marks`; None where it had found nothing.
         points: Where in `points.bin` the changed image lies, in images; None if it was not kept.
@@ -58,6 +62,9 @@ class Group:
     outcome: list[str] | None = None
     distance: list[float | None] | None = None
     queries: list[int | None] | None = None
+    passes: list[int | None] | None = None
+    lead: list[float | None] | None = None
+    aims: list[list[int]] | None = None
     nearest: list[list[float | None]] | None = None
     points: list[int | None] | None = None
 

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks import EvasionAttack, describe
+from robustkit.attacks import describe
 from robustkit.data import LabelledImages
+from robustkit.evaluation.plans import Line, Plan
 from robustkit.evaluation.records import Group, Records
-from robustkit.report import AttackRow, Cost, ExampleRow, Flag
+from robustkit.report import AttackRow, Cost, ExampleRow, Flag, PassesPoint
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
 from robustkit.threat_models import Access, Goal, Untargeted
+
+# Points of a curve at most.
+_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Tally:
         clean: Clean accuracy.
         robust: Accuracy under the worst attack for each example.
         violations: Examples for which an attack returned something that is not allowed.
+        over_passes: Robust accuracy over passes per example; None where foreign code cannot tell.
     """
 
     examples: tuple[ExampleRow, ...]
@@ -35,6 +39,7 @@ class Tally:
     clean: Interval
     robust: Interval
     violations: int
+    over_passes: tuple[PassesPoint, ...] | None
 
 
 class Standing:
@@ -47,8 +52,13 @@ class Standing:
         self.outcomes: list[dict[int, str]] = []
         self.labels = data.labels
         self.distance = torch.full((len(data),), torch.inf, dtype=torch.float64)
+        # The clean pass is one, and so is each judgement.
+        self.passes = torch.ones(len(data))
+        self.clean_lead = torch.full((len(data),), torch.nan)
+        self.best_lead = torch.full((len(data),), -torch.inf)
         for group in records.stage(-1):
             self.clean_label[group.rows] = torch.tensor(group.labels)
+            self.clean_lead[group.rows] = _values(group.lead, torch.nan)
 
     def take(self, stage: int, groups: Sequence[Group]) -> None:
         """Take in what one attack did."""
@@ -58,6 +68,10 @@ class Standing:
             outcomes.update(zip(group.rows, outcome, strict=True))
             found = torch.tensor([torch.inf if d is None else d for d in group.distance or []])
             self.distance[group.rows] = self.distance[group.rows].minimum(found.double())
+            self.passes[group.rows] += _values(group.passes, torch.nan) + 1
+            if group.lead is not None:
+                lead = _values(group.lead, -torch.inf)
+                self.best_lead[group.rows] = self.best_lead[group.rows].maximum(lead)
             fallen = [
                 row for row, word in zip(group.rows, outcome, strict=True) if word == "broken"
             ]
@@ -68,6 +82,18 @@ class Standing:
     def rows(self) -> Tensor:
         """(M,) positions of the examples that no attack has broken and that were right at first."""
         return ((self.clean_label == self.labels) & (self.broken_by < 0)).nonzero()[:, 0]
+
+    def left(self, most: float | None) -> Tensor:
+        """(M,) the rows that stand with at most this share of their lead left; None for all.
+
+        What no attack has measured counts as having nothing left.
+        """
+        rows = self.rows
+        if most is None:
+            return rows
+        share = self.best_lead[rows] / self.clean_lead[rows]
+        unknown = ~self.best_lead[rows].isfinite() | share.isnan()
+        return rows[unknown | (share <= most)]
 
     def status(self, row: int) -> Status:
         """`misclassified`, `broken`, `violation`, `not_started` or `robust`."""
@@ -84,16 +110,18 @@ class Standing:
 def tally(
     data: LabelledImages,
     records: Records,
-    plan: Sequence[tuple[str, EvasionAttack[Any]]],
+    plan: Plan,
 ) -> Tally:
     """Add up a finished run."""
     standing = Standing(data, records)
     rows = []
     queries: list[int | None] = [0] * len(data)
-    for stage, (name, attack) in enumerate(plan):
+    spent_when_broken: list[float] = []
+    for stage, line in enumerate(plan):
         groups = records.stage(stage)
         standing.take(stage, groups)
-        rows.append(_attack_row(name, attack, groups))
+        spent_when_broken += standing.passes[standing.broken_by == stage].tolist()
+        rows.append(_attack_row(line, groups))
         _add_queries(queries, groups)
     statuses: list[Status] = [standing.status(row) for row in range(len(data))]
     examples = tuple(
@@ -102,7 +130,7 @@ def tally(
             label=int(data.labels[row]),
             clean_label=int(standing.clean_label[row]),
             status=statuses[row],
-            attack=plan[by][0] if (by := int(standing.broken_by[row])) >= 0 else None,
+            attack=plan[by].name if (by := int(standing.broken_by[row])) >= 0 else None,
             distance=_finite(float(standing.distance[row])),
             queries=queries[row],
         )
@@ -116,23 +144,51 @@ def tally(
         clean=wilson(len(data) - wrong, len(data)),
         robust=wilson(len(data) - wrong - statuses.count("broken"), len(data)),
         violations=sum(row.violations for row in rows),
+        over_passes=_over_passes(spent_when_broken, standing, wrong),
     )
 
 
-def _attack_row(name: str, attack: EvasionAttack[Any], groups: Sequence[Group]) -> AttackRow:
+def _over_passes(
+    spent_when_broken: Sequence[float], standing: Standing, wrong: int
+) -> tuple[PassesPoint, ...] | None:
+    """Robust accuracy if every example were given up after so many passes; None if unknown."""
+    count = len(standing.labels)
+    if not bool(standing.passes.isfinite().all()):
+        return None
+    falls = torch.tensor(sorted(spent_when_broken))
+    marks = sorted(set(falls.tolist()))
+    if len(marks) > _POINTS:
+        chosen = torch.linspace(0, len(marks) - 1, _POINTS).round().int()
+        marks = [marks[number] for number in chosen.tolist()]
+    points = [(1.0, 0), *((mark, int((falls <= mark).sum())) for mark in marks)]
+    points.append((max(float(standing.passes.max()), points[-1][0]), len(falls)))
+    return tuple(
+        PassesPoint(passes=passes, robust=(count - wrong - fallen) / count)
+        for passes, fallen in dict.fromkeys(points)
+    )
+
+
+def _attack_row(line: Line, groups: Sequence[Group]) -> AttackRow:
     outcomes = [outcome for group in groups for outcome in group.outcome or []]
     return AttackRow(
-        name=name,
-        options=describe(attack),
-        through="direct",
+        name=line.name,
+        options=describe(line.attack),
+        through=line.through,
+        lead_left=line.lead_left,
         examples_in=len(outcomes),
         broken=outcomes.count("broken"),
         violations=outcomes.count("violation"),
         forward=sum(group.forward for group in groups),
         backward=sum(group.backward for group in groups),
-        queries=sum(group.forward for group in groups),
+        queries=sum(_queries(group) for group in groups),
         seconds=sum(group.seconds for group in groups),
     )
+
+
+def _queries(group: Group) -> int:
+    """Answers seen; foreign code that cannot tell whose they were has seen one for each pass."""
+    known = [spent for spent in group.queries or [] if spent is not None]
+    return sum(known) if len(known) == len(group.rows) else group.forward
 
 
 def _add_queries(queries: list[int | None], groups: Sequence[Group]) -> None:
@@ -152,13 +208,15 @@ def _cost(records: Records) -> Cost:
     )
 
 
+def _values(values: Sequence[float | None] | None, missing: float) -> Tensor:
+    return torch.tensor([missing if value is None else value for value in values or []])
+
+
 def _finite(value: float) -> float | None:
     return value if value < float("inf") else None
 
 
-def attack_flags(
-    plan: Sequence[tuple[str, EvasionAttack[Any]]], goal: Goal, classes: int, result: Tally
-) -> list[Flag]:
+def attack_flags(plan: Plan, goal: Goal, classes: int, result: Tally) -> list[Flag]:
     """What the reader should know about the attacks that ran."""
     flags = []
     if result.violations:
@@ -167,27 +225,27 @@ def attack_flags(
             "budget. They count as survived."
         )
         flags.append(Flag(id="violations", severity="void", message=text))
-    foreign = [name for name, attack in plan if not attack.order_free]
+    foreign = [line.name for line in plan if not line.attack.order_free]
     if foreign:
         text = f"Results of {', '.join(foreign)} may depend on which examples share a batch."
         flags.append(Flag(id="foreign-attack", severity="info", message=text))
-    if classes < 4 and any(getattr(attack, "loss", None) == "dlr" for _, attack in plan):
+    if classes < 4 and any(getattr(line.attack, "loss", None) == "dlr" for line in plan):
         text = (
             f"With {classes} classes the difference of logits ratio is not defined for every goal; "
             "the margin was used there."
         )
         flags.append(Flag(id="dlr-fallback", severity="info", message=text))
-    chosen = [name for name, attack in plan if attack.access == Access.DECISION]
+    chosen = [line.name for line in plan if line.attack.access == Access.DECISION]
     if chosen and not isinstance(goal, Untargeted):
         text = (
             f"{', '.join(chosen)} start from images of the target class that are chosen among the "
             "evaluated ones: with other examples the results may differ."
         )
         flags.append(Flag(id="owned-images", severity="info", message=text))
-    for name, attack in plan:
-        dropped = getattr(attack, "dropped", None)
+    for line in plan:
+        dropped = getattr(line.attack, "dropped", None)
         for part, reason in dropped(classes) if dropped else ():
             flags.append(
-                Flag(id="part-dropped", severity="info", message=f"{name}: {part}: {reason}")
+                Flag(id="part-dropped", severity="info", message=f"{line.name}: {part}: {reason}")
             )
     return flags

@@ -43,11 +43,13 @@ class AttackRow:
         backward: Examples whose gradient was taken.
         queries: Answers it saw.
         seconds: Time on the clock.
+        lead_left: It tried only examples of whose lead at most this share was left; None for all.
     """
 
     name: str
     options: Mapping[str, object]
     through: str
+    lead_left: Amount | None = field(default=None, metadata=OMITTED_IF_NONE)
     examples_in: Count
     broken: Count
     violations: Count

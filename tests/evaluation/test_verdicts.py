@@ -17,7 +17,7 @@ from robustkit.report import EvasionReport, schema
 from robustkit.threat_models import Access, Budget, Stage, Targeted, ThreatModel, parse_goal
 from tests.evaluation.victims import RADII, digits, threat, victim
 
-STANDARD = ["fgsm", "pgd", "pgd", "pgd"]
+STANDARD = [line[0] for line in plans.STANDARD]
 
 
 def check(report: EvasionReport) -> None:
@@ -141,19 +141,20 @@ def test_what_does_not_run_is_listed_with_its_reason(model: CNN) -> None:
     report = evaluate(model, digits(4), threat())
     reasons = {skipped.name: skipped.reason for skipped in report.skipped}
     ran = {row.name for row in report.attacks}
-    assert ran == {"fgsm", "pgd"}
+    assert ran == {"fgsm", "pgd", "apgd"}
     others = set(registry.entries("attacks")) - ran
     assert reasons == dict.fromkeys(others, "not in plan")
     assert {"autoattack", "foolbox"} <= others
     report = evaluate(model, digits(4), threat(), attacks=["pgd"])
-    assert {skipped.name for skipped in report.skipped} == {*others, "fgsm"}
+    assert {skipped.name for skipped in report.skipped} == {*others, "fgsm", "apgd"}
 
 
 def test_an_attack_of_the_plan_that_does_not_fit_is_skipped_and_said_why(
     model: CNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adversary = replace(threat(), goal=Targeted("random"))
-    monkeypatch.setattr(plans, "STANDARD", (("step-ll", {}), ("fgsm", {})))
+    chosen = {"standard": (("step-ll", {}, None), ("fgsm", {}, None))}
+    monkeypatch.setattr(plans, "PLANS", chosen)
     report = evaluate(model, digits(4), adversary)
     reasons = {skipped.name: skipped.reason for skipped in report.skipped}
     assert [row.name for row in report.attacks] == ["fgsm"]
