@@ -153,7 +153,7 @@ def test_an_attack_of_the_plan_that_does_not_fit_is_skipped_and_said_why(
     model: CNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adversary = replace(threat(), goal=Targeted("random"))
-    chosen = {"standard": (("step-ll", {}, None), ("fgsm", {}, None))}
+    chosen: dict[str, object] = {"standard": (("step-ll", {}, None), ("fgsm", {}, None))}
     monkeypatch.setattr(plans, "PLANS", chosen)
     report = evaluate(model, digits(4), adversary)
     reasons = {skipped.name: skipped.reason for skipped in report.skipped}
