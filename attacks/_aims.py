@@ -40,7 +40,7 @@ def nearest_wrong(view: Gradients, rows: Rows) -> Tensor:
     if view.remaining is not None:
         pays &= view.remaining[rows.index.clamp_min(0)] > 1
     inputs = rows.clean.detach().requires_grad_()
-    logits = view.logits(inputs, torch.where(pays, rows.index, -1))
+    logits = view.answer(inputs, torch.where(pays, rows.index, -1)).guidance
     labels = rows.objective.labels
     classes = most_likely_wrong(
         logits.detach(), labels, max(1, min(CANDIDATES, logits.shape[1] - 1))

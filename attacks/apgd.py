@@ -129,7 +129,7 @@ class APGD(Stepwise[Run]):
         return self._begin(state.rows.next_attempt(), state.ranking)
 
     def _begin(self, rows: Rows, ranking: Tensor) -> Run:
-        point = self._start(rows) if self.random_start else rows.clean
+        point = rows.begin_at(self._start(rows) if self.random_start else rows.clean)
         none = torch.zeros_like(rows.index)
         zero = torch.zeros_like(none, dtype=point.dtype)
         return Run(
@@ -206,7 +206,8 @@ class APGD(Stepwise[Run]):
         """Note the best point, shorten the step at a checkpoint, move on."""
         # A row that was shown the clean image to rank the classes, and starts elsewhere, only
         # learns: its counters stay at 0, and whatever is noted here is forgotten at its start.
-        learns = self._ignorant(state) & self.random_start
+        elsewhere = self.random_start or state.rows.start is not None
+        learns = self._ignorant(state) & elsewhere
         loss = self.gain(state, logits).nan_to_num(nan=-torch.inf)
         if self._aims(state.rows):
             state.ranking = self._ranking(state, logits)

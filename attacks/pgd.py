@@ -94,6 +94,7 @@ class PGD(Stepwise[_State]):
         point = rows.clean
         if self.random_start:
             point = rows.allowed.sample(point, streams=rows.streams.fork("start"))
+        point = rows.begin_at(point)
         return _State(rows, point, torch.zeros_like(point), torch.zeros_like(rows.index))
 
     def propose(self, state: _State) -> Tensor:

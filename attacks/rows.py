@@ -27,6 +27,8 @@ class Rows:
         attempt: (N,) int64, which restart or target this is, from 0.
         allowed: What may be changed.
         aims: (N, A) int64, wrong classes worth aiming at, best first; None where nobody has looked.
+        start: Like `clean`: where another search has ended, from which to go on; None for a new
+            one.
     """
 
     clean: Tensor
@@ -36,6 +38,7 @@ class Rows:
     attempt: Tensor
     allowed: PerturbationSet
     aims: Tensor | None = None
+    start: Tensor | None = None
 
     @classmethod
     def first(
@@ -48,6 +51,13 @@ class Rows:
     ) -> "Rows":
         """The first attempt at each example."""
         return cls(clean, objective, streams.on_lanes(0), index, torch.zeros_like(index), allowed)
+
+    def begin_at(self, point: Tensor) -> Tensor:
+        """Like `clean`: where the attempt begins: at `point`, or where it goes on in the first."""
+        if self.start is None:
+            return point
+        first = (self.attempt == 0).reshape(-1, *[1] * (point.ndim - 1))
+        return torch.where(first, self.allowed.project(self.clean, self.start), point)
 
     def next_attempt(self) -> "Rows":
         """The next attempt at each example, with fresh randomness."""

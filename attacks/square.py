@@ -56,6 +56,8 @@ class Square(EvasionAttack[Scores]):
         queries: Queries per example; the windows shrink over these, or over what the budget leaves.
         p_init: Share of the image that the first windows cover.
         loss: `margin`, `cross-entropy` or `dlr`.
+        votes: Answers to each query's point, for a model that answers at random: most of them must
+            reach the goal, and the loss is their mean. Each is a query that the example pays for.
 
     Raises:
         BadInput: A hyper-parameter that means nothing.
@@ -79,11 +81,14 @@ class Square(EvasionAttack[Scores]):
     queries: int = 5000
     p_init: float = 0.8
     loss: AttackLoss = "margin"
+    votes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
         if self.queries < 1:
             raise BadInput(f"Square asks {self.queries} queries; it must be at least 1.")
+        if self.votes < 1:
+            raise BadInput(f"Square takes {self.votes} votes; it must be at least 1.")
         if not 0 < self.p_init <= 1:
             raise BadInput(f"Square's p_init is {self.p_init}; it must lie in (0, 1].")
         if self.loss not in LOSSES:
@@ -103,7 +108,7 @@ class Square(EvasionAttack[Scores]):
         changed = inputs.clone()
         left = view.remaining
         budget = torch.full_like(objective.labels, self.queries)
-        budget = budget if left is None else budget.minimum(left)
+        budget = budget if left is None else budget.minimum(left // self.votes)
         queue = (budget > 0).nonzero()[:, 0]
         everything = _State(
             clean=inputs,
@@ -147,14 +152,21 @@ class Square(EvasionAttack[Scores]):
         moved = windows.step(state.clean, state.best, sides, streams, state.asked)
         candidate = torch.where(columns(state.asked == 0, moved), state.best, moved)
         candidate = allowed.project(state.clean, candidate)
-        scores = view.scores(candidate, state.index)
-        reached = state.objective.reached(Output(scores))
-        loss = LOSSES[self.loss](scores, state.objective).to(state.loss.dtype)
+        reached, loss = self._judged(view, state, candidate)
         better = reached | (loss > state.loss) | (state.asked == 0)
         state.best = torch.where(columns(better, candidate), candidate, state.best)
         state.loss = torch.where(better, loss.nan_to_num(nan=-torch.inf), state.loss)
         state.asked = state.asked + 1
         return reached | (state.asked >= state.budget)
+
+    def _judged(self, view: Scores, state: _State, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) bool whether most votes reach the goal, and (N,) their mean loss."""
+        won, loss = torch.zeros_like(state.asked), torch.zeros_like(state.loss)
+        for _ in range(self.votes):
+            scores = view.scores(candidate, state.index)
+            won = won + state.objective.reached(Output(scores)).to(won.dtype)
+            loss = loss + LOSSES[self.loss](scores, state.objective).to(loss.dtype)
+        return 2 * won > self.votes, loss / self.votes
 
     def _sides(self, state: _State, windows: Windows) -> Tensor:
         """(N,) int64: the side of each row's next window, in pixels."""

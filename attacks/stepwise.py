@@ -1,5 +1,6 @@
 """Attacks that go step by step, and the one loop that drives them."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from robustkit.threat_models import (
     Decisions,
     Gradients,
     Objective,
+    Output,
     PerturbationSet,
 )
 
@@ -45,6 +47,14 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         """How often an example is attacked from the start before it is given up."""
         return 1
 
+    @property
+    def draws(self) -> int:
+        """Over how many answers a step averages; more than one where the model answers at random.
+
+        Each is a query, and each gradient a pass.
+        """
+        return 1
+
     def prepare(self, view: Gradients, rows: Rows) -> Rows:
         """What is looked up once per example before its search, at its own expense.
 
@@ -64,9 +74,16 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
     def gain(self, state: StateT, logits: Tensor) -> Tensor:
         """(N,) what the attack raises, differentiable with respect to `logits`."""
 
+    def notice(self, state: StateT, output: Output) -> None:
+        """Take in one answer of the model itself, before `update`; by default nothing.
+
+        Where a stand-in gives the gradient, `update` sees the stand-in's logits.
+        """
+        return
+
     @abstractmethod
     def update(self, state: StateT, logits: Tensor, gradient: Tensor) -> Tensor:
-        """Take in what was seen at the proposed points.
+        """Take in what was seen at the proposed points, averaged over the draws.
 
         Returns:
             (N,) bool: the rows that are finished. What `result` gives then is not tried before
@@ -114,7 +131,7 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         everything = Rows.first(inputs, objective, streams, index, allowed)
         changed = inputs.clone()
         width = view.width or max(len(inputs), 1)
-        able = index[~_penniless(view, index)]
+        able = index[~_penniless(view, index, self.draws)]
         blocks = (
             take_rows(everything, able[start : start + width])
             for start in range(0, len(able), width)
@@ -204,16 +221,14 @@ def search(
     lead = torch.full((len(view) + 1,), -torch.inf, device=view.spent.device)
     while state is not None:
         inputs = attack.propose(state).detach().requires_grad_()
-        output = view.answer(inputs, state.rows.index)
-        gradient = input_gradient(attack.gain(state, output.logits), inputs)
+        seen = _look(attack, view, state, inputs)
         with torch.no_grad():
             index = state.rows.index
-            seen = margin(output.logits, state.rows.objective)
-            lead[index] = torch.fmax(lead[index], seen.to(lead.dtype))
-            reached = attack.wins(state, state.rows.objective.reached(output))
-            done = attack.update(state, output.logits.detach(), gradient)
+            lead[index] = torch.fmax(lead[index], seen.lead.to(lead.dtype))
+            reached = attack.wins(state, seen.reached)
+            done = attack.update(state, seen.logits, seen.gradient)
             present = state.rows.index >= 0
-            broke = _penniless(view, state.rows.index)
+            broke = _penniless(view, state.rows.index, attack.draws)
             leaving = (reached | done | broke) & present
             if not bool(leaving.any()):
                 continue
@@ -230,12 +245,58 @@ def search(
             state = _refilled(attack, going_on, source, width, pad=pad)
 
 
-def _penniless(view: Decisions, index: Tensor) -> Tensor:
-    """(N,) bool: the victims that can pay for no further query."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One look at the proposed points, averaged over its draws.
+
+    Attributes:
+        logits: (N, K) what the attack follows.
+        gradient: (N, C, H, W) the slope of its gain.
+        lead: (N,) the margin on the model itself.
+        reached: (N,) bool: every draw reached the objective.
+    """
+
+    logits: Tensor
+    gradient: Tensor
+    lead: Tensor
+    reached: Tensor
+
+
+def _look(attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tensor) -> _Seen:
+    # One after the other: only one graph is kept at a time.
+    draws = (_draw(attack, view, state, inputs) for _ in range(attack.draws))
+    total = functools.reduce(_sum, draws)
+    if attack.draws == 1:
+        return total
+    part = 1 / attack.draws
+    return _Seen(total.logits * part, total.gradient * part, total.lead * part, total.reached)
+
+
+def _draw(attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tensor) -> _Seen:
+    objective = state.rows.objective
+    output = view.answer(inputs, state.rows.index)
+    gradient = input_gradient(attack.gain(state, output.guidance), inputs)
+    with torch.no_grad():
+        attack.notice(state, output)
+        lead, reached = margin(output.logits, objective), objective.reached(output)
+    return _Seen(output.guidance.detach(), gradient, lead, reached)
+
+
+def _sum(one: _Seen, other: _Seen) -> _Seen:
+    return _Seen(
+        one.logits + other.logits,
+        one.gradient + other.gradient,
+        one.lead + other.lead,
+        one.reached & other.reached,
+    )
+
+
+def _penniless(view: Decisions, index: Tensor, price: int) -> Tensor:
+    """(N,) bool: the victims that cannot pay for another step of so many queries."""
     left = view.remaining
     if left is None:
         return torch.zeros_like(index, dtype=torch.bool)
-    return left[index.clamp_min(0)] < 1
+    return left[index.clamp_min(0)] < price
 
 
 def _refilled(

@@ -44,6 +44,7 @@ class Ledger:
     Attributes:
         forward: (N,) int64, forward passes charged to each example.
         backward: (N,) int64, backward passes likewise.
+        beside: (N,) int64, forward passes of stand-ins of the model, which are no queries.
         rows_run: Rows the hardware worked on.
         attributed: False once a call could not be charged to single examples.
     """
@@ -52,6 +53,7 @@ class Ledger:
         """Args: how many examples can be charged, and where the counters live."""
         self.forward = torch.zeros(examples, dtype=torch.int64, device=device)
         self.backward = torch.zeros_like(self.forward)
+        self.beside = torch.zeros_like(self.forward)
         self.rows_run = 0
         self.attributed = True
         self._unclaimed = [0, 0]
@@ -67,6 +69,10 @@ class Ledger:
         """Charge backward passes likewise."""
         self._charge(self.backward, 1, payers)
 
+    def charge_beside(self, payers: Tensor | int) -> None:
+        """Charge forward passes of a stand-in likewise."""
+        self._charge(self.beside, 0, payers)
+
     def _charge(self, account: Tensor, kind: int, payers: Tensor | int) -> None:
         if isinstance(payers, int):
             self._unclaimed[kind] += payers
@@ -79,7 +85,9 @@ class Ledger:
         """The sum over all examples and unattributed calls; reads the counters from the device."""
         forward, backward = self._unclaimed
         return Passes(
-            int(self.forward.sum()) + forward, int(self.backward.sum()) + backward, self.rows_run
+            int((self.forward + self.beside).sum()) + forward,
+            int(self.backward.sum()) + backward,
+            self.rows_run,
         )
 
 

@@ -5,8 +5,10 @@ query for the example that pays for it, and refuses a query over the budget befo
 asked.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol, Self
 
@@ -102,6 +104,31 @@ def most(model: nn.Module) -> Access:
 Observer = Callable[[Tensor, Tensor, Output, Tensor], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A stand-in whose gradient an attack follows, while its success is tested on the model.
+
+    Attributes:
+        module: Differentiable; answers like the model. A random one draws with the model.
+        straight_through: Give the model's own logits the stand-in's gradient (BPDA) instead of
+            giving the stand-in's logits.
+
+    Reference:
+        BPDA: Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of security.
+        ICML 2018.
+    """
+
+    module: nn.Module
+    straight_through: bool = False
+
+    def lead(self, output: Output, inputs: Tensor, streams: Streams | None) -> Output:
+        """The model's answers to `inputs`, (N, ...), with this guide's logits beside them."""
+        logits = answer(self.module, inputs, streams).logits
+        if self.straight_through:
+            logits = logits + (output.logits - logits).detach()
+        return replace(output, guide=logits)
+
+
 class Meter:
     """The only way to the model: runs it at a fixed width, charges the ledger, keeps the budget.
 
@@ -114,6 +141,8 @@ class Meter:
         stochastic: Whether the model answers at random.
         observer: Told of all queries that somebody pays for, after the answer: what was asked, who
             pays, the answers, and how many queries the payer has then spent. None: nobody is told.
+        guide: Whose gradient the answers carry; None for the model's own. Each answer then takes a
+            forward pass of both, and the backward pass is the guide's; the query is one.
     """
 
     def __init__(
@@ -130,10 +159,20 @@ class Meter:
         self.ledger = Ledger(len(streams), streams.ids.device)
         self.stochastic = bool(getattr(model, "stochastic", False))
         self.observer: Observer | None = None
+        self.guide: Guide | None = None
         self.most = most(model)
         self._model = model
         self._streams = streams.fork("search")
         self._calls = 0
+
+    @contextlib.contextmanager
+    def guided(self, guide: Guide) -> Iterator[None]:
+        """Inside, answers carry this guide's gradient."""
+        before, self.guide = self.guide, guide
+        try:
+            yield
+        finally:
+            self.guide = before
 
     def ask(self, inputs: Tensor, payers: Tensor | None) -> Output:
         """Answers to (M, ...) inputs.
@@ -149,9 +188,12 @@ class Meter:
         if payers is not None and len(payers) != len(inputs):
             raise ShapeMismatch(f"{len(inputs)} inputs came with {len(payers)} payers.")
         self._refuse_over_budget(payers)
-        draws = self._draws(payers, len(inputs)) if self.stochastic else None
+        random = self.stochastic or getattr(self.guide and self.guide.module, "stochastic", False)
+        draws = self._draws(payers, len(inputs)) if random else None
         numbers = None if self.observer is None or payers is None else self._numbers(payers) + 1
         self.ledger.charge_forward(len(inputs) if payers is None else payers)
+        if self.guide is not None:
+            self.ledger.charge_beside(len(inputs) if payers is None else payers)
         parts = []
         for padded_chunk, rows in chunks(inputs, self.width):
             deployed = self.most is Access.DECISION
@@ -159,8 +201,7 @@ class Meter:
             bill = rows.stop - rows.start if payers is None else payers[rows]
             watched_chunk = watched(chunk, functools.partial(self.ledger.charge_backward, bill))
             streams = None if draws is None else draws.take(_stretched(rows, len(chunk)))
-            self.ledger.rows_run += len(chunk)
-            answers = answer(self._model, watched_chunk, streams)
+            answers = self._answers(watched_chunk, streams)
             parts.append(answers.take(slice(0, rows.stop - rows.start)))
         output = Output.cat(parts)
         if payers is None:
@@ -170,6 +211,15 @@ class Meter:
             with torch.no_grad():
                 self.observer(inputs.detach(), payers, output, numbers)
         return output
+
+    def _answers(self, inputs: Tensor, streams: Streams | None) -> Output:
+        self.ledger.rows_run += len(inputs)
+        if self.guide is None:
+            return answer(self._model, inputs, streams)
+        self.ledger.rows_run += len(inputs)
+        with torch.no_grad():
+            output = answer(self._model, inputs, streams)
+        return self.guide.lead(output, inputs, streams)
 
     def _refuse_over_budget(self, payers: Tensor | None) -> None:
         if self.queries is None:

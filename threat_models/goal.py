@@ -96,11 +96,18 @@ class Output:
         logits: (N, K).
         rejected: (N,) bool: the model refuses to answer; None if it cannot.
         label_set: (N, K) bool: the labels it does not exclude; None if it names one label.
+        guide: (N, K) logits that carry the gradient in the model's place; None where its own do.
     """
 
     logits: Tensor
     rejected: Tensor | None = None
     label_set: Tensor | None = None
+    guide: Tensor | None = None
+
+    @property
+    def guidance(self) -> Tensor:
+        """(N, K) the logits that an attack follows; whether it succeeds, the others say."""
+        return self.logits if self.guide is None else self.guide
 
     @property
     def labels(self) -> Tensor:
@@ -117,6 +124,7 @@ class Output:
             self.logits[rows],
             None if self.rejected is None else self.rejected[rows],
             None if self.label_set is None else self.label_set[rows],
+            None if self.guide is None else self.guide[rows],
         )
 
     def hidden(self, rows: Tensor) -> "Output":
@@ -125,6 +133,7 @@ class Output:
             torch.where(rows[:, None], torch.nan, self.logits),
             None if self.rejected is None else self.rejected | rows,
             None if self.label_set is None else self.label_set & ~rows[:, None],
+            None if self.guide is None else torch.where(rows[:, None], torch.nan, self.guide),
         )
 
     @classmethod
@@ -142,6 +151,9 @@ class Output:
                 None
                 if first.label_set is None
                 else torch.cat([p.label_set for p in parts if p.label_set is not None]),
+                None
+                if first.guide is None
+                else torch.cat([p.guide for p in parts if p.guide is not None]),
             )
         )
 

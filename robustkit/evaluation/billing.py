@@ -44,9 +44,9 @@ class Bill:
         aims: Tensor | None = None,
     ) -> Self:
         """What the ledger has for some examples."""
-        forward, backward = ledger.forward[index], ledger.backward[index]
+        forward, backward = (ledger.forward + ledger.beside)[index], ledger.backward[index]
         return cls(
-            queries=forward,
+            queries=ledger.forward[index],
             passes=forward + backward,
             forward=int(forward.sum()),
             backward=int(backward.sum()),
