@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from robustkit.errors import BadInput, CannotWrite, CorruptFile, RobustkitError
+from robustkit.evaluation.locks import lock
 from robustkit.files import write_atomically
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -94,7 +95,7 @@ class Records:
         if folder is None:
             return records
         try:
-            with _writing(folder):
+            with writing(folder):
                 records._open(folder, resume=resume)
         except BaseException:
             records.close()
@@ -106,14 +107,20 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         known = header.exists()
         if known:
-            self._check(header, resume=resume)
+            self.check(folder, self.identity)
+            if not resume:
+                raise held_already(folder)
         elif lines.exists() and lines.stat().st_size:
             raise CorruptFile(
                 f"{str(folder)!r} holds records, but run.json, which says of what run, is gone. "
                 "Choose another --out."
             )
         self._lines = lines.open("ab")
-        _lock(self._lines, folder)
+        if lock(self._lines) is False:
+            raise BadInput(
+                f"Another process is working in {str(folder)!r}. Wait for it, or choose another "
+                "--out."
+            )
         if known:
             self._recover()
         else:
@@ -128,18 +135,23 @@ class Records:
             return width if isinstance(width, int) and width > 0 else None
         return None
 
-    def _check(self, header: Path, *, resume: bool) -> None:
+    @staticmethod
+    def check(folder: Path, identity: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds another run.
+
+        Raises:
+            BadInput: It does; the message says in what that run differs.
+            CorruptFile: What describes its run was damaged.
+        """
+        header = folder / "run.json"
+        if not header.exists():
+            return
         found = _description(header)
-        different = [key for key in self.identity if found.get(key) != self.identity[key]]
+        different = [key for key in identity if found.get(key) != identity[key]]
         if different:
             raise BadInput(
-                f"{str(header.parent)!r} holds another run: it differs in {', '.join(different)}. "
+                f"{str(folder)!r} holds another run: it differs in {', '.join(different)}. "
                 "Choose another --out, or give the same arguments as that run."
-            )
-        if not resume:
-            raise BadInput(
-                f"{str(header.parent)!r} holds this run already. "
-                "Add --resume to go on with it, or choose another --out."
             )
 
     def _recover(self) -> None:
@@ -182,7 +194,7 @@ class Records:
         """
         if self._points is None:
             return [None] * len(points)
-        with _writing(self._file("points.bin")):
+        with writing(self._file("points.bin")):
             self._points.write(points.detach().cpu().contiguous().numpy().tobytes())
             self._points.flush()
             os.fsync(self._points.fileno())
@@ -192,7 +204,7 @@ class Records:
     def add(self, group: Group) -> None:
         """Record a group of examples that has finished a stage."""
         if self._lines is not None:
-            with _writing(self._file("records.jsonl")):
+            with writing(self._file("records.jsonl")):
                 self._lines.write(json.dumps(asdict(group)).encode() + b"\n")
                 self._lines.flush()
                 os.fsync(self._lines.fileno())
@@ -228,23 +240,22 @@ def _description(header: Path) -> Mapping[str, Any]:
     return found
 
 
-def _lock(file: BinaryIO, folder: Path) -> None:
-    """Keep other processes out until the file is closed, where the system can."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BadInput(
-            f"Another process is working in {str(folder)!r}. Wait for it, or choose another --out."
-        ) from error
-    except (ImportError, OSError):
-        # No locks on this system, or on this file system.
-        return
+def held_already(folder: Path) -> BadInput:
+    """What to say where a run is begun that is there already."""
+    return BadInput(
+        f"{str(folder)!r} holds this run already. "
+        "Add --resume to go on with it, or choose another --out."
+    )
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Tell what goes wrong while a file or folder of a run is written.
+
+    Raises:
+        BadInput: Writing there is not allowed or not possible.
+        CannotWrite: The disk is full or failed; what was recorded is kept.
+    """
     try:
         yield
     except RobustkitError:
