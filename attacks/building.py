@@ -80,8 +80,13 @@ def describe(attack: EvasionAttack[Any]) -> dict[str, Json]:
         return dict(attack.arguments)
     if not dataclasses.is_dataclass(attack):
         return {}
-    values = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
-    return {name: _json(value) for name, value in values.items()}
+    values: dict[str, Json] = {}
+    for field in dataclasses.fields(attack):
+        value = getattr(attack, field.name)
+        # One attack around another has the other's options too.
+        inner = isinstance(value, EvasionAttack)
+        values |= describe(value) if inner else {field.name: _json(value)}
+    return values
 
 
 def name_of(attack: EvasionAttack[Any]) -> str:

@@ -27,7 +27,10 @@ from robustkit.threat_models import (
 class State(Protocol):
     """What a step-by-step attack keeps between steps: a dataclass of row-aligned tensors."""
 
-    rows: Rows
+    @property
+    def rows(self) -> Rows:
+        """The examples."""
+        ...
 
 
 StateT = TypeVar("StateT", bound=State)

@@ -57,11 +57,11 @@ class Quartiles:
     q75: float
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     """The share of successes with Wilson's score interval.
 
     Args:
-        successes: How many of the examples, 0 to n.
+        successes: How many of the examples, 0 to n; not a whole number where some succeed in part.
         n: How many examples, at least 1.
         confidence: Share of repetitions in which the interval holds the truth, in (0, 1).
 

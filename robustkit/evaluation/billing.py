@@ -74,12 +74,12 @@ class Bill:
 class Aims:
     """The nearest wrong classes of each example, as far as they have been looked up in a run."""
 
-    def __init__(self, records: Records, count: int) -> None:
-        """Args: what the run has recorded, and how many examples it has."""
+    def __init__(self, records: Records, count: int, through: str = "direct") -> None:
+        """Args: what the run has recorded, how many examples it has, and by whose gradients."""
         self._classes: Tensor | None = None
         self._count = count
         for group in records.groups:
-            if group.aims is not None:
+            if group.aims is not None and _slopes(group.through) == _slopes(through):
                 self.add(torch.tensor(group.rows), torch.tensor(group.aims))
 
     def add(self, rows: Tensor, classes: Tensor | None) -> None:
@@ -100,3 +100,8 @@ class Aims:
     def take(self, rows: Tensor) -> Tensor | None:
         """(M, A) the classes of some examples; None where nobody has looked at all."""
         return None if self._classes is None else self._classes[rows]
+
+
+def _slopes(through: str) -> str:
+    """Whose gradients a line sees when it looks for the nearest classes."""
+    return through if through.startswith("surrogate:") or through == "bpda" else "model"

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from robustkit.attacks.stepwise import Stepwise, feed, search
 from robustkit.data import LabelledImages
 from robustkit.evaluation.billing import Aims, Bill
 from robustkit.evaluation.blocks import Clock, gathered, parts, without
+from robustkit.evaluation.draws import Jury, best_before
 from robustkit.evaluation.labels import marks, owned_images
 from robustkit.evaluation.plans import Line
 from robustkit.evaluation.records import Group, Records
@@ -26,6 +27,7 @@ from robustkit.randomness import Streams
 from robustkit.threat_models import (
     Access,
     Decisions,
+    Gradients,
     Meter,
     Objective,
     Output,
@@ -35,6 +37,7 @@ from robustkit.threat_models import (
     grant,
     objective,
 )
+from robustkit.threat_models.access import Guide
 
 
 class Progress(Protocol):
@@ -72,6 +75,7 @@ class Engine:
         device: Where the model is.
         records: What has been found.
         progress: Who is told.
+        stand_ins: Differentiable stand-ins of the model, frozen and in eval mode.
     """
 
     model: nn.Module
@@ -82,6 +86,7 @@ class Engine:
     device: torch.device
     records: Records
     progress: Progress
+    stand_ins: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def clean_pass(self, first: Line | None = None) -> None:
         """Ask the model about every clean image and choose the targets of a targeted goal.
@@ -93,11 +98,11 @@ class Engine:
         finished = [row for group in self.records.stage(-1) for row in group.rows]
         rows = without(torch.arange(len(self.data)), finished)
         self.progress.stage("clean", len(self.data), len(finished))
-        attack = first.attack if first is not None and first.through == "direct" else None
+        direct = first is not None and first.through == "direct"
         clock = Clock()
         for part in parts(rows, self.width):
-            if isinstance(attack, FGSM):
-                self._clean_step(part, attack, clock)
+            if direct and first is not None and isinstance(first.attack, FGSM):
+                self._clean_step(part, first, first.attack, clock)
             else:
                 self._clean_part(part, clock)
 
@@ -109,7 +114,7 @@ class Engine:
         self._record_clean(part, output, wanted, meter.ledger.rows_run, 0, clock)
         self.progress.advance(len(part), 0)
 
-    def _clean_step(self, part: Tensor, attack: FGSM, clock: Clock) -> None:
+    def _clean_step(self, part: Tensor, line: Line, attack: FGSM, clock: Clock) -> None:
         """The clean answers of some examples and, on their gradient, FGSM's result."""
         meter = Meter(self.model, self.streams(part, "clean"), width=self.width)
         numbers = torch.arange(len(part), device=self.device)
@@ -133,7 +138,7 @@ class Engine:
             bill = Bill(
                 queries=one, passes=one, forward=0, backward=len(rows), rows_run=0, lead=lead
             )
-            self._judge(0, attack, rows, points, bill, clock, wanted.take(right))
+            self._judge(0, line, rows, points, bill, clock, wanted.take(right))
         else:
             self.progress.advance(len(rows), 0)
         wrong = len(part) - len(rows)
@@ -153,17 +158,25 @@ class Engine:
         backward: int,
         clock: Clock,
     ) -> None:
+        labels, trial, right = output.labels.tolist(), None, None
+        if self.jury is not None:
+            trial, right = self.jury.clean(part, self.inputs(part), wanted)
+            labels = trial.labels
         self.records.add(
             Group(
                 stage=-1,
                 rows=part.tolist(),
-                labels=output.labels.tolist(),
+                labels=labels,
                 targets=None if wanted.targets is None else wanted.targets.tolist(),
                 lead=_numbers(margin(output.logits.detach(), wanted)),
                 forward=len(part),
                 backward=backward,
-                rows_run=rows_run,
+                rows_run=rows_run + (0 if trial is None else trial.rows_run),
                 seconds=clock.lap(),
+                selected=None if trial is None else trial.selected,
+                scored=None if trial is None else trial.scored,
+                right=right,
+                polled=0 if trial is None else trial.passes,
             )
         )
 
@@ -179,14 +192,14 @@ class Engine:
         finished = [row for group in self.records.stage(stage) for row in group.rows]
         self.progress.stage(line.name, len(standing), len(finished))
         if isinstance(attack, Stepwise):
-            self._search(stage, attack, without(standing, finished))
+            self._search(stage, line, attack, without(standing, finished))
         else:
             done = set(finished)
             for block in parts(standing, self.width):
                 # A block that was not recorded whole is run again whole: foreign code sees the same
                 # images together as in a run that was never interrupted.
                 if not done.issuperset(block.tolist()):
-                    self._block(stage, attack, block)
+                    self._block(stage, line, block)
         tried = sorted(row for group in self.records.stage(stage) for row in group.rows)
         if tried != sorted(standing.tolist()):
             # An example that no attack has tried must never pass for one that withstood it.
@@ -194,12 +207,13 @@ class Engine:
                 f"{line.name} was given {len(standing)} examples and tried {len(tried)}."
             )
 
-    def _search(self, stage: int, attack: Stepwise[Any], rows: Tensor) -> None:
+    def _search(self, stage: int, line: Line, attack: Stepwise[Any], rows: Tensor) -> None:
         everyone = self.streams(torch.arange(len(self.data)), self._purpose(stage))
         meter = self.threat.meter(self.model, everyone, width=self.width)
         view: Any = grant(meter, attack.access)
+        meter.guide = None if line.through == "warm" else self._guide(line.through)
         wanted = self._objective(torch.arange(len(self.data)))
-        aims = Aims(self.records, len(self.data))
+        aims = Aims(self.records, len(self.data), line.through)
 
         def blocks() -> Iterator[Rows]:
             for known in (True, False):
@@ -212,11 +226,15 @@ class Engine:
                         index,
                         self.threat.allowed,
                     )
-                    classes = aims.take(part) if known else None
-                    if classes is not None:
-                        block = dataclasses.replace(block, aims=classes.to(self.device))
+                    if known:
+                        block = self._with_aims(block, aims.take(part))
                     block = attack.prepare(view, block)
                     aims.add(part, block.aims)
+                    # All blocks have aims or none has: they are going to be joined.
+                    if block.aims is None:
+                        block = self._with_aims(block, aims.take(part))
+                    if line.through == "warm":
+                        block = self._run_up(block, attack, meter, view)
                     yield block
 
         ledger = meter.ledger
@@ -235,9 +253,42 @@ class Engine:
                 aims=None if known_before else aims.take(index.cpu()),
             )
             ran = ledger.rows_run
-            self._judge(stage, attack, index.cpu(), found.points, bill, lap)
+            self._judge(stage, line, index.cpu(), found.points, bill, lap)
 
-    def _block(self, stage: int, attack: EvasionAttack[Any], rows: Tensor) -> None:
+    def _with_aims(self, block: Rows, classes: Tensor | None) -> Rows:
+        there = None if classes is None else classes.to(self.device)
+        return dataclasses.replace(block, aims=there)
+
+    def _guide(self, through: str) -> Guide | None:
+        """Whose gradient a line follows; None for the model's own."""
+        kind, _, name = through.partition(":")
+        if kind == "surrogate":
+            return Guide(self.stand_ins[name])
+        if through in ("bpda", "warm"):
+            # The one that the model names first stands for it best.
+            first = next(iter(self.stand_ins.values()))
+            return Guide(first, straight_through=through == "bpda")
+        return None
+
+    @torch.enable_grad()
+    def _run_up(self, block: Rows, attack: Stepwise[Any], meter: Meter, view: Gradients) -> Rows:
+        """The block, to go on from where the same attack ends that follows the stand-in."""
+        guide = self._guide("warm")
+        if guide is None:
+            return block
+        fresh = dataclasses.replace(block, streams=block.streams.fork("run-up"))
+        with meter.guided(guide):
+            ends = attack.run(
+                view.take(block.index),
+                fresh.clean,
+                fresh.objective,
+                fresh.allowed,
+                streams=fresh.streams,
+            )
+        return dataclasses.replace(block, start=ends)
+
+    def _block(self, stage: int, line: Line, rows: Tensor) -> None:
+        attack = line.attack
         streams = self.streams(rows, self._purpose(stage))
         meter = self.threat.meter(self.model, streams, width=self.width)
         view: Decisions = grant(meter, attack.access)
@@ -254,12 +305,12 @@ class Engine:
         if meter.observer is not None and meter.ledger.attributed:
             found = trace.smallest(marks(self.threat)).tolist()
             nearest = [[d if d < float("inf") else None for d in row] for row in found]
-        self._judge(stage, attack, rows, points, bill, lap, wanted, nearest)
+        self._judge(stage, line, rows, points, bill, lap, wanted, nearest)
 
     def _judge(
         self,
         stage: int,
-        attack: EvasionAttack[Any],
+        line: Line,
         rows: Tensor,
         points: Tensor,
         bill: Bill,
@@ -281,16 +332,21 @@ class Engine:
             padded(spent.to(self.device), self.width),
             streams=self.streams(padded(rows, self.width), "score"),
         )
+        labels, reaches, trial = verdict.labels, verdict.reached, None
+        if self.jury is not None:
+            best = best_before(self.records, len(self.data), stage, line.through)[rows]
+            trial = self.jury.judge(rows, points, wanted, verdict.allowed[:count], best)
+            labels, reaches = trial.majority()
         in_range = self.threat.allowed.in_box(points)
         outcomes, distances = [], []
         for allowed, reached, boxed, distance in zip(
             verdict.allowed[:count].tolist(),
-            verdict.reached[:count].tolist(),
+            reaches[:count].tolist(),
             in_range.tolist(),
             verdict.distance[:count].tolist(),
             strict=True,
         ):
-            outcome = _outcome(attack, allowed=allowed, reached=reached, in_range=boxed)
+            outcome = _outcome(line.attack, allowed=allowed, reached=reached, in_range=boxed)
             outcomes.append(outcome)
             distances.append(distance if reached and outcome in ("broken", "robust") else None)
         broken = [number for number, outcome in enumerate(outcomes) if outcome == "broken"]
@@ -302,7 +358,7 @@ class Engine:
             Group(
                 stage=stage,
                 rows=rows.tolist(),
-                labels=verdict.labels[:count].tolist(),
+                labels=labels[:count].tolist(),
                 outcome=outcomes,
                 distance=distances,
                 queries=[None] * count if bill.queries is None else bill.queries.tolist(),
@@ -313,11 +369,28 @@ class Engine:
                 points=where,
                 forward=bill.forward,
                 backward=bill.backward,
-                rows_run=bill.rows_run + self.width,
+                rows_run=bill.rows_run + self.width + (0 if trial is None else trial.rows_run),
                 seconds=clock.lap(),
+                through=line.through,
+                selected=None if trial is None else trial.selected,
+                scored=None if trial is None else trial.scored,
+                polled=0 if trial is None else trial.passes,
             )
         )
         self.progress.advance(count, len(broken))
+
+    @functools.cached_property
+    def jury(self) -> Jury | None:
+        """Who judges a model that answers at random; None for others, which are asked once."""
+        if not getattr(self.model, "stochastic", False):
+            return None
+        return Jury(model=self.model, width=self.width, streams=self.streams)
+
+    def sample(self, rows: Tensor, count: int) -> Tensor:
+        """At most `count` of the examples at random; which ones does not depend on their order."""
+        keys = self.streams(rows, "sample").bits((1,))[:, 0].cpu()
+        chosen: Tensor = rows[keys.argsort(stable=True)[:count]].sort().values
+        return chosen
 
     def inputs(self, rows: Tensor) -> Tensor:
         """(N, C, H, W) clean images, on the device."""

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from robustkit.attacks import EvasionAttack, build
 from robustkit.errors import UnknownName
 from robustkit.threat_models import Access, ThreatModel, Untargeted
+
+Role = Literal["plan", "distances", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,15 +22,24 @@ class Line:
         lead_left: It is given only the examples of whose lead (how far the right class is ahead in
             the logits) the attacks before it have left at most this share; None for all.
         through: What it is pointed at, as `AttackRow.through` says it.
+        role: `plan`; or `distances`: it measures all examples that were right at first, for the
+            curve over the radius; or `reference`: it says what others still break, apart from the
+            cost.
     """
 
     name: str
     attack: EvasionAttack[Any]
     lead_left: float | None = None
     through: str = "direct"
+    role: Role = "plan"
 
 
 Plan = Sequence[Line]
+
+
+def by_stand_in(through: str) -> bool:
+    """Whether a stand-in of the model has a part in what a line is pointed at."""
+    return through.startswith("surrogate:") or through in ("bpda", "warm")
 
 # Name, options, lead left. Cheap attacks first: an example that has fallen is not attacked again,
 # and effort goes where little of the lead is left.
@@ -91,6 +102,30 @@ PLANS: Mapping[str, tuple[_Words, ...]] = MappingProxyType(
 )
 
 
+def fast() -> tuple[_Words, ...]:
+    """The plan for a first look.
+
+    Weak models fall to its first two lines. Of strong ones it finds nearly all that can be found,
+    since most examples fall towards the class whose boundary is nearest if the model is linear; it
+    does not look behind masked gradients as the longer plans do.
+    """
+    return PLANS["fast"]
+
+
+def standard() -> tuple[_Words, ...]:
+    """The plan that runs when none is named.
+
+    Nearest classes first, then other losses and restarts for the examples of whose lead little is
+    left: where the attacks so far have hardly moved the model, others rarely succeed.
+    """
+    return PLANS["standard"]
+
+
+def thorough() -> tuple[_Words, ...]:
+    """The plan for a last word: many steps, all classes, and Square, which needs no gradients."""
+    return PLANS["thorough"]
+
+
 def plan(name: str, threat: ThreatModel) -> list[Line]:
     """The plan of this name for a threat model, in order.
 
@@ -107,6 +142,16 @@ def plan(name: str, threat: ThreatModel) -> list[Line]:
     return [
         Line(name=attack, attack=build(attack, options), lead_left=left)
         for attack, options, left in words
+    ]
+
+
+def words(name: str) -> list[str]:
+    """The lines of a plan as people read them."""
+    return [
+        f"{attack}"
+        + "".join(f" {key}={value}" for key, value in options.items())
+        + ("" if left is None else f", where at most {left:.0%} of the lead is left")
+        for attack, options, left in PLANS[name]
     ]
 
 

@@ -45,6 +45,11 @@ class Group:
         aims: The wrong classes that the attack looked up as the nearest ones.
         nearest: Under a budget of queries, for each example the smallest distances that an attack
             on labels had reached at each mark of `labels.marks`; None where it had found nothing.
+        through: What the attack was pointed at, as `Line.through` says it.
+        selected: Of a random model's draws for choosing, how many reached the goal at each point.
+        scored: Of its fresh draws, how many did; None where an earlier point was chosen.
+        right: How many of the fresh draws named the right class, from the clean pass.
+        polled: Forward passes for all those draws.
         points: Where in `points.bin` the changed image lies, in images; None if it was not kept.
         forward: Forward passes of the search, or of the clean pass.
         backward: Backward passes of the search.
@@ -67,6 +72,11 @@ class Group:
     lead: list[float | None] | None = None
     aims: list[list[int]] | None = None
     nearest: list[list[float | None]] | None = None
+    through: str = "direct"
+    selected: list[int] | None = None
+    scored: list[int | None] | None = None
+    right: list[int] | None = None
+    polled: int = 0
     points: list[int | None] | None = None
 
 

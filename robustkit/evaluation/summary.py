@@ -8,9 +8,9 @@ from torch import Tensor
 
 from robustkit.attacks import describe
 from robustkit.data import LabelledImages
-from robustkit.evaluation.plans import Line, Plan
+from robustkit.evaluation.plans import Line, Plan, by_stand_in
 from robustkit.evaluation.records import Group, Records
-from robustkit.report import AttackRow, Cost, ExampleRow, Flag, PassesPoint
+from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, Flag, PassesPoint
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
 from robustkit.threat_models import Access, Goal, Untargeted
@@ -26,20 +26,42 @@ class Tally:
     Attributes:
         examples: One row per example, in the data's order.
         attacks: One row per attack that ran.
+        references: One row per reference; not part of the cost.
         cost: Clean pass, search and judging together.
-        clean: Clean accuracy.
-        robust: Accuracy under the worst attack for each example.
+        scores: The accuracies.
         violations: Examples for which an attack returned something that is not allowed.
         over_passes: Robust accuracy over passes per example; None where foreign code cannot tell.
+        distances: (N,) float64, the smallest change found of each example: 0 where it was wrong
+            before any attack, infinite where none was found.
     """
 
     examples: tuple[ExampleRow, ...]
     attacks: tuple[AttackRow, ...]
+    references: tuple[AttackRow, ...]
     cost: Cost
-    clean: Interval
-    robust: Interval
+    scores: "Scores"
     violations: int
     over_passes: tuple[PassesPoint, ...] | None
+    distances: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """The accuracies of a run.
+
+    Attributes:
+        clean: Before any attack.
+        direct: Under attacks on the model itself.
+        surrogate: Under attacks by way of its stand-ins; None if it has none.
+        worst: Under the worst attack for each example.
+        draws: For a model that answers at random, accuracies by draws; else None.
+    """
+
+    clean: Interval
+    direct: Interval
+    surrogate: Interval | None
+    worst: Interval
+    draws: Draws | None = None
 
 
 class Standing:
@@ -49,6 +71,8 @@ class Standing:
         """Args: the examples, and the records of a run of which the clean pass is complete."""
         self.clean_label = torch.full((len(data),), -1)
         self.broken_by = torch.full((len(data),), -1)
+        # By whether a stand-in had a part in it.
+        self.fallen = {way: torch.zeros(len(data), dtype=torch.bool) for way in (False, True)}
         self.outcomes: list[dict[int, str]] = []
         self.labels = data.labels
         self.distance = torch.full((len(data),), torch.inf, dtype=torch.float64)
@@ -75,7 +99,11 @@ class Standing:
             fallen = [
                 row for row, word in zip(group.rows, outcome, strict=True) if word == "broken"
             ]
-            self.broken_by[fallen] = stage
+            self.fallen[by_stand_in(group.through)][fallen] = True
+            # Measuring distances, and attacks through stand-ins, come by at examples again that
+            # have fallen before.
+            first = [row for row in fallen if self.broken_by[row] < 0]
+            self.broken_by[first] = stage
         self.outcomes.append(outcomes)
 
     @property
@@ -83,12 +111,22 @@ class Standing:
         """(M,) positions of the examples that no attack has broken and that were right at first."""
         return ((self.clean_label == self.labels) & (self.broken_by < 0)).nonzero()[:, 0]
 
-    def left(self, most: float | None) -> Tensor:
-        """(M,) the rows that stand with at most this share of their lead left; None for all.
+    @property
+    def right(self) -> Tensor:
+        """(M,) positions of the examples that were right at first."""
+        return (self.clean_label == self.labels).nonzero()[:, 0]
 
-        What no attack has measured counts as having nothing left.
+    def left(self, line: Line) -> Tensor:
+        """(M,) the rows that a line of the plan is given.
+
+        They stand, with at most the share of their lead left that the line names; what no attack
+        has measured counts as having nothing left. Through stand-ins alone, all are attacked that
+        have not fallen that way: the accuracy under such attacks is a figure of its own.
         """
-        rows = self.rows
+        if line.through.startswith("surrogate:"):
+            right = self.right
+            return right[~self.fallen[True][right]]
+        rows, most = self.rows, line.lead_left
         if most is None:
             return rows
         share = self.best_lead[rows] / self.clean_lead[rows]
@@ -101,6 +139,21 @@ class Standing:
             return "misclassified"
         if int(self.broken_by[row]) >= 0:
             return "broken"
+        return self.unbroken_status(row)
+
+    def scores(self, *, stand_ins: bool) -> Scores:
+        """The accuracies; `stand_ins`: whether the model has any."""
+        right = self.clean_label == self.labels
+        by_way = {way: right & ~fallen for way, fallen in self.fallen.items()}
+        return Scores(
+            clean=_share(right),
+            direct=_share(by_way[False]),
+            surrogate=_share(by_way[True]) if stand_ins else None,
+            worst=_share(right & (self.broken_by < 0)),
+        )
+
+    def unbroken_status(self, row: int) -> Status:
+        """`violation`, `not_started` or `robust`, by what the attacks have handed back."""
         tried = [outcomes[row] for outcomes in self.outcomes if row in outcomes]
         if "violation" in tried:
             return "violation"
@@ -111,9 +164,9 @@ def tally(
     data: LabelledImages,
     records: Records,
     plan: Plan,
+    standing: Standing,
 ) -> Tally:
-    """Add up a finished run."""
-    standing = Standing(data, records)
+    """Add up a finished run; `standing` has taken in nothing but the clean pass."""
     rows = []
     queries: list[int | None] = [0] * len(data)
     spent_when_broken: list[float] = []
@@ -121,7 +174,7 @@ def tally(
         groups = records.stage(stage)
         standing.take(stage, groups)
         spent_when_broken += standing.passes[standing.broken_by == stage].tolist()
-        rows.append(_attack_row(line, groups))
+        rows.append(_attack_row(line, groups, int((standing.broken_by == stage).sum())))
         _add_queries(queries, groups)
     statuses: list[Status] = [standing.status(row) for row in range(len(data))]
     examples = tuple(
@@ -139,13 +192,37 @@ def tally(
     wrong = statuses.count("misclassified")
     return Tally(
         examples=examples,
-        attacks=tuple(rows),
-        cost=_cost(records),
-        clean=wilson(len(data) - wrong, len(data)),
-        robust=wilson(len(data) - wrong - statuses.count("broken"), len(data)),
+        attacks=tuple(
+            row for row, line in zip(rows, plan, strict=True) if line.role != "reference"
+        ),
+        references=tuple(
+            row for row, line in zip(rows, plan, strict=True) if line.role == "reference"
+        ),
+        cost=_cost(records, plan),
+        scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
         violations=sum(row.violations for row in rows),
         over_passes=_over_passes(spent_when_broken, standing, wrong),
+        distances=torch.where(standing.clean_label == standing.labels, standing.distance, 0.0),
     )
+
+
+def _share(rows: Tensor) -> Interval:
+    return wilson(int(rows.sum()), len(rows))
+
+
+def eps_curve(distances: Tensor, radii: Sequence[float], slack: float) -> tuple[EpsPoint, ...]:
+    """Robust accuracy at several radii, from the smallest changes that were found at any.
+
+    Args:
+        distances: (N,) as in `Tally`.
+        radii: The radii, in any order.
+        slack: How far outside a radius rounding may take an image.
+    """
+    points = []
+    for radius in sorted(set(radii)):
+        inside = distances <= radius + slack
+        points.append(EpsPoint(eps=radius, robust=1 - float(inside.double().mean())))
+    return tuple(points)
 
 
 def _over_passes(
@@ -168,7 +245,7 @@ def _over_passes(
     )
 
 
-def _attack_row(line: Line, groups: Sequence[Group]) -> AttackRow:
+def _attack_row(line: Line, groups: Sequence[Group], broken: int) -> AttackRow:
     outcomes = [outcome for group in groups for outcome in group.outcome or []]
     return AttackRow(
         name=line.name,
@@ -176,7 +253,7 @@ def _attack_row(line: Line, groups: Sequence[Group]) -> AttackRow:
         through=line.through,
         lead_left=line.lead_left,
         examples_in=len(outcomes),
-        broken=outcomes.count("broken"),
+        broken=broken,
         violations=outcomes.count("violation"),
         forward=sum(group.forward for group in groups),
         backward=sum(group.backward for group in groups),
@@ -198,13 +275,15 @@ def _add_queries(queries: list[int | None], groups: Sequence[Group]) -> None:
             queries[row] = None if before is None or spent is None else before + spent
 
 
-def _cost(records: Records) -> Cost:
-    judged = sum(len(group.rows) for group in records.groups if group.stage >= 0)
+def _cost(records: Records, plan: Plan) -> Cost:
+    apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
+    groups = [group for group in records.groups if group.stage not in apart]
+    judged = sum(len(group.rows) for group in groups if group.stage >= 0)
     return Cost(
-        forward=sum(group.forward for group in records.groups) + judged,
-        backward=sum(group.backward for group in records.groups),
-        rows_run=sum(group.rows_run for group in records.groups),
-        seconds=sum(group.seconds for group in records.groups),
+        forward=sum(group.forward + group.polled for group in groups) + judged,
+        backward=sum(group.backward for group in groups),
+        rows_run=sum(group.rows_run for group in groups),
+        seconds=sum(group.seconds for group in groups),
     )
 
 
@@ -225,6 +304,13 @@ def attack_flags(plan: Plan, goal: Goal, classes: int, result: Tally) -> list[Fl
             "budget. They count as survived."
         )
         flags.append(Flag(id="violations", severity="void", message=text))
+    for row in result.references:
+        if row.broken:
+            text = (
+                f"The reference {row.name} broke {row.broken} of {row.examples_in} examples that "
+                "the attacks before it had left standing. They count as broken; run a longer plan."
+            )
+            flags.append(Flag(id="reference-broke-more", severity="warn", message=text))
     foreign = [line.name for line in plan if not line.attack.order_free]
     if foreign:
         text = f"Results of {', '.join(foreign)} may depend on which examples share a batch."
