@@ -4,15 +4,17 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
+from robustkit.cli import ranks
 from robustkit.cli.defend import defend
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_
 from robustkit.cli.show import show
 from robustkit.cli.train import train
-from robustkit.errors import RobustkitError
+from robustkit.errors import BadInput, RobustkitError
 
 STOPPED = 4
 INTERRUPTED = 130
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 complete, 1 internal error, 2 bad input, 3 a violation was found, 4 stopped by a
     full disk or a lost device, 130 interrupted.
     """
-    sys.exit(run(arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    alone = "evaluate" not in given
+    sys.exit(run(given) if alone else ranks.watched(partial(run, given)))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +54,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = commands.main(given, prog_name="robustkit", standalone_mode=False, obj=given)
     except click.ClickException as error:
-        error.show()
+        if ranks.may_tell():
+            error.show()
+        return error.exit_code
+    except BadInput as error:
+        if ranks.may_tell():
+            click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except RobustkitError as error:
         click.echo(f"Error: {error}", err=True)
@@ -58,7 +67,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             click.echo(_how_to_go_on(given), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"Interrupted. {_how_to_go_on(given)}".rstrip(), err=True)
+        if ranks.first():
+            click.echo(f"Interrupted. {_how_to_go_on(given)}".rstrip(), err=True)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; Python must not complain when it flushes at exit.

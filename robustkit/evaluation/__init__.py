@@ -10,8 +10,18 @@ if TYPE_CHECKING:
     from robustkit.evaluation.corruptions import evaluate_corruptions as evaluate_corruptions
     from robustkit.evaluation.engine import Progress as Progress
     from robustkit.evaluation.evasion import evaluate as evaluate
+    from robustkit.evaluation.shards import OthersAtWork as OthersAtWork
+    from robustkit.evaluation.shards import Share as Share
+    from robustkit.evaluation.shards import Unfinished as Unfinished
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
-        {"evaluate_corruptions": "corruptions", "Progress": "engine", "evaluate": "evasion"},
+        {
+            "evaluate_corruptions": "corruptions",
+            "Progress": "engine",
+            "evaluate": "evasion",
+            "OthersAtWork": "shards",
+            "Share": "shards",
+            "Unfinished": "shards",
+        },
     )
