@@ -26,16 +26,12 @@ def write_artifacts(
         BadInput: Writing there is not allowed.
         CannotWrite: The disk is full; the records are kept, so that the run can be resumed.
     """
-    kept = sorted(
-        (place, row, answer)
-        for group in records.groups
-        for place, row, answer in zip(group.points or [], group.rows, group.labels, strict=False)
-        if place is not None
-    )
+    kept = _kept(report, records)
     rows = np.array([row for _, row, _ in kept], np.int64)
     points = records.points()
+    shape = (len(kept), *points.shape[1:])
     tensors = {
-        "inputs": StreamedTensor("F32", points.shape, (point.tobytes() for point in points)),
+        "inputs": StreamedTensor("F32", shape, (points[place].tobytes() for place, _, _ in kept)),
         "labels": _integers(data.labels.numpy()[rows]),
         "answers": _integers(np.array([answer for _, _, answer in kept], np.int64)),
         "ids": _integers(data.ids.numpy()[rows]),
@@ -46,6 +42,25 @@ def write_artifacts(
     write_html(report, folder / "report.html", pictures)
     # Last: whoever finds a report finds all that belongs to it.
     write(report, folder)
+
+
+def _kept(report: EvasionReport, records: Records) -> list[tuple[int, int, int]]:
+    """Place, example and answer of one point for each broken example, in the order of places.
+
+    Of several, it is the one that most of a random model's draws for choosing fell for, and the
+    first of those.
+    """
+    best: dict[int, tuple[int, int, int]] = {}
+    for group in records.groups:
+        places = group.points or []
+        wins = group.selected or [1] * len(places)
+        for place, row, answer, won in zip(places, group.rows, group.labels, wins, strict=False):
+            if place is None or report.examples[row].status != "broken":
+                continue
+            known = best.get(row)
+            if known is None or (-won, place) < known[:2]:
+                best[row] = (-won, place, answer)
+    return sorted((place, row, answer) for row, (_, place, answer) in best.items())
 
 
 def _integers(values: np.ndarray[Any, Any]) -> StreamedTensor:

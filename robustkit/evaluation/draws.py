@@ -233,12 +233,14 @@ class Drawn(Standing):
     def scores(self, *, stand_ins: bool) -> Scores:
         """The accuracies of one draw, averaged over the fresh ones."""
         worst = self._withstood()
+        chosen = self.selected[False].maximum(self.selected[True])
         return Scores(
             clean=mean_share(self.right_draws),
             direct=mean_share(self._counted(DRAWS - self.scored[False])),
             surrogate=mean_share(self._counted(DRAWS - self.scored[True])) if stand_ins else None,
             worst=mean_share(worst),
             draws=summed_up(worst),
+            tally=1 - float(chosen.double().mean()) / DRAWS,
         )
 
     def _withstood(self) -> Tensor:

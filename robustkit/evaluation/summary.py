@@ -54,7 +54,8 @@ class Scores:
         direct: Under attacks on the model itself.
         surrogate: Under attacks by way of its stand-ins; None if it has none.
         worst: Under the worst attack for each example.
-        draws: For a model that answers at random, accuracies by draws; else None.
+        draws: For a model that answers at random, accuracies by fresh draws; else None.
+        tally: For such a model, the accuracy on the draws by which points were chosen.
     """
 
     clean: Interval
@@ -62,6 +63,7 @@ class Scores:
     surrogate: Interval | None
     worst: Interval
     draws: Draws | None = None
+    tally: float | None = None
 
 
 class Standing:
