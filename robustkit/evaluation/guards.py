@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DoesNotFit, RobustkitError
 from robustkit.evaluation.conditions import memory_shortage
+from robustkit.evaluation.flags import dead_gradients, random_answers
 from robustkit.passes import Passes, widest
 from robustkit.randomness import Streams
 from robustkit.report import Flag
@@ -21,6 +22,8 @@ from robustkit.threat_models.access import most
 _ROWS = {"cpu": 64, "cuda": 512}
 # Examples about which a model is asked twice whose answers may cost something.
 _FEW = 8
+# Identical calls: two about all examples of the checks, the others about the first few.
+_CALLS, _REPEATED = 5, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Inspection:
         flags: What the reader of the report should know.
         passes: What the checks cost; not part of the evaluation's cost.
         reproducible: Whether the model answers the same again, given the same streams.
+        differentiable: Whether its answers carry a gradient, be it zero.
     """
 
     classes: int
@@ -40,6 +44,7 @@ class Inspection:
     flags: list[Flag]
     passes: Passes
     reproducible: bool
+    differentiable: bool
 
 
 def inspect(
@@ -88,11 +93,12 @@ def inspect(
         )
     flags = [
         *(_deployed_flags() if most(model) is Access.DECISION else _answer_flags(probe.first)),
-        *_draw_flags(probe.first, probe.second),
+        *_draw_flags(probe),
         *_gradient_flags(probe.gradient, threat),
     ]
-    reproducible = bool(getattr(model, "stochastic", False)) or _same(probe.first, probe.second)
-    return Inspection(classes, fits, flags, probe.passes, reproducible)
+    random = any(flag.id == "F1" for flag in flags)
+    reproducible = bool(getattr(model, "stochastic", False)) or not random
+    return Inspection(classes, fits, flags, probe.passes, reproducible, probe.carries_gradient)
 
 
 class _Probe:
@@ -101,6 +107,8 @@ class _Probe:
     first: Tensor
     second: Tensor
     gradient: Tensor
+    carries_gradient: bool
+    meter: Meter
 
     def __init__(
         self, model: nn.Module, data: LabelledImages, device: torch.device, seed: int
@@ -129,10 +137,27 @@ class _Probe:
             with memory_shortage():
                 (gradient,) = torch.autograd.grad(loss, variable, allow_unused=True)
             self.gradient = self.gradient if gradient is None else gradient
-        self.first = answered.detach()
+        self.first, self.carries_gradient = answered.detach(), answered.requires_grad
         with torch.no_grad():
             self.second = self._ask(meter, inputs, payers)
+        self.meter = meter
         self.passes += meter.ledger.passes
+
+    def differing(self) -> int:
+        """How many examples are answered differently in identical calls, each with new draws."""
+        differs = _differs(self.first, self.second)
+        inputs, payers = self.rows(_REPEATED)
+        few = slice(len(inputs))
+        before = self.meter.ledger.passes
+        for _ in range(_CALLS - 2):
+            with torch.no_grad():
+                again = self._ask(self.meter, inputs, payers)
+            differs[few] |= _differs(self.first[few], again)
+        after = self.meter.ledger.passes
+        self.passes += Passes(
+            forward=after.forward - before.forward, rows_run=after.rows_run - before.rows_run
+        )
+        return int(differs.sum())
 
     def _ask(self, meter: Meter, inputs: Tensor, payers: Tensor) -> Tensor:
         try:
@@ -200,8 +225,9 @@ def _check_range(data: LabelledImages, threat: ThreatModel) -> None:
             )
 
 
-def _same(logits: Tensor, again: Tensor) -> bool:
-    return torch.allclose(logits, again, rtol=0, atol=0, equal_nan=True)
+def _differs(logits: Tensor, again: Tensor) -> Tensor:
+    """(N,) bool: the rows that are not the same to the bit."""
+    return ((logits != again) & ~(logits.isnan() & again.isnan())).any(1)
 
 
 def _answer_flags(logits: Tensor) -> list[Flag]:
@@ -227,11 +253,9 @@ def _deployed_flags() -> list[Flag]:
     return [_flag("deployed-model", "info", text)]
 
 
-def _draw_flags(logits: Tensor, again: Tensor) -> list[Flag]:
-    if _same(logits, again):
-        return []
-    text = "The model answers the same images differently: its score is one draw among many."
-    return [_flag("random-forward", "warn", text)]
+def _draw_flags(probe: _Probe) -> list[Flag]:
+    found = random_answers(probe.differing(), len(probe.first), _CALLS)
+    return [] if found is None else [found]
 
 
 def _gradient_flags(gradient: Tensor, threat: ThreatModel) -> list[Flag]:
@@ -241,13 +265,8 @@ def _gradient_flags(gradient: Tensor, threat: ThreatModel) -> list[Flag]:
         text = "Gradients are NaN or infinite on clean images: gradient attacks cannot be believed."
         return [_flag("non-finite-gradient", "void", text)]
     dead = int((gradient.flatten(1) == 0).all(1).sum())
-    if dead:
-        text = (
-            f"The cross-entropy has no gradient on {dead} of {len(gradient)} clean images: "
-            "gradient attacks are blind there."
-        )
-        return [_flag("zero-gradient", "warn", text)]
-    return []
+    found = dead_gradients(dead, None, len(gradient), "clean images")
+    return [] if found is None else [found]
 
 
 def _flag(name: str, severity: Severity, message: str) -> Flag:

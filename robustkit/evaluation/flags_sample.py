@@ -1,0 +1,209 @@
+"""On which examples the sanity flags are measured, at whose expense, and how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks import EvasionAttack
+from robustkit.attacks.losses import margin
+from robustkit.attacks.rows import Rows
+from robustkit.attacks.steps import input_gradient
+from robustkit.attacks.stepwise import Stepwise
+from robustkit.evaluation.blocks import parts
+from robustkit.evaluation.engine import Engine
+from robustkit.evaluation.plans import Plan
+from robustkit.evaluation.summary import Standing
+from robustkit.passes import Ledger, Passes, padded
+from robustkit.report.codec import Count
+from robustkit.threat_models import Access, Meter, Objective, ThreatModel, grant
+
+# Fewer examples than this say little.
+_LEAST = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What was measured for a flag.
+
+    Attributes:
+        flag: The flag's id; several are joined by a comma.
+        measured: What was run, in words; for a measurement left out the reason.
+        examples: On how many examples.
+        values: The numbers found.
+        forward: Forward passes.
+        backward: Backward passes.
+        rows_run: Rows the hardware worked on.
+    """
+
+    flag: str
+    measured: str
+    examples: Count = 0
+    values: Mapping[str, float] = field(default_factory=dict)
+    forward: Count = 0
+    backward: Count = 0
+    rows_run: Count = 0
+
+
+class Site:
+    """The end of a run, as the measurements find it.
+
+    Attributes:
+        engine: What the run has used.
+        lines: The attacks of the plan.
+        total: How many examples there are.
+        classes: How many classes the model knows.
+        leads: By how much the right class leads, for each example that is right at first.
+        hardest: (M,) positions of the examples that stand, the ones with the least of their lead
+            left first; equal ones by id, so that the order of the data does not matter.
+        stepped: (M,) positions of those that fell to a single step, the largest lead first.
+        left: Passes that may still be spent.
+    """
+
+    def __init__(self, engine: Engine, plan: Plan, *, classes: int, before: Passes) -> None:
+        """Args: the run after its plan, and what the checks before it have cost."""
+        self.engine = engine
+        self.lines = [line for line in plan if line.role == "plan"]
+        self.total = len(engine.data)
+        self.classes = classes
+        self.left = _spent(engine, plan) - before.forward - before.backward
+        standing = Standing(engine.data, engine.records)
+        for stage in range(len(plan)):
+            standing.take(stage, engine.records.stage(stage))
+        right = standing.clean_label == standing.labels
+        self.leads: list[float] = (-standing.clean_lead[right]).tolist()
+        share = standing.best_lead / standing.clean_lead
+        # What no attack has measured counts as having nothing left.
+        share = torch.where(share.isfinite(), share, 0.0)
+        by_id = engine.data.ids.argsort(stable=True)
+        stands = by_id[torch.isin(by_id, standing.rows)]
+        self.hardest = stands[share[stands].argsort(stable=True)]
+        steps = [at for at, line in enumerate(plan) if one_step(line.attack)]
+        fallen = by_id[torch.isin(standing.broken_by[by_id], torch.tensor(steps))]
+        self.stepped = fallen[standing.clean_lead[fallen].argsort(stable=True)]
+        self._targets = _targets(engine)
+
+    def affordable(self, rows: Tensor, price: int, share: float, most: int) -> Tensor:
+        """The first rows, as many as a share of what is left pays for.
+
+        Where that is very few, up to four are taken as long as all that is left pays for them.
+
+        Args:
+            rows: What there is.
+            price: Passes for each at most.
+            share: Of the passes that are left.
+            most: How many are enough.
+        """
+        wanted = min(len(rows), most)
+        count = min(wanted, int(self.left * share) // price)
+        if count < _LEAST:
+            count = min(wanted, _LEAST, max(self.left, 0) // price)
+        return rows[:count]
+
+    def meter(self, rows: Tensor, purpose: str, threat: ThreatModel | None = None) -> Meter:
+        """A counted way to the model for some examples, with streams of its own."""
+        streams = self.engine.streams(rows, f"flags {purpose}")
+        threat = threat or self.engine.threat
+        return threat.meter(self.engine.model, streams, width=self.engine.width)
+
+    def objective(self, rows: Tensor) -> Objective:
+        """What was wanted of some examples."""
+        device = self.engine.device
+        targets = None if self._targets is None else self._targets[rows].to(device)
+        return Objective(self.engine.data.labels[rows].to(device), targets)
+
+    def pay(self, ledger: Ledger, extra: int = 0) -> Passes:
+        """Take what was spent, and `extra` forward passes, from what is left."""
+        passes = ledger.passes + Passes(forward=extra)
+        self.left -= passes.forward + passes.backward
+        return passes
+
+
+def one_step(attack: EvasionAttack[Any]) -> bool:
+    """Whether an attack makes a single step."""
+    return isinstance(attack, Stepwise) and not hasattr(attack, "steps")
+
+
+def broken_by(
+    site: Site,
+    attack: EvasionAttack[Any],
+    rows: Tensor,
+    purpose: str,
+    threat: ThreatModel | None = None,
+) -> tuple[int, Passes]:
+    """How many examples an attack breaks, judged on fresh passes, and the cost."""
+    engine, broken = site.engine, 0
+    threat = threat or engine.threat
+    cost = Passes()
+    for part in parts(rows, engine.width):
+        meter = site.meter(part, purpose, threat)
+        view = grant(meter, attack.access)
+        clean, wanted = engine.inputs(part), site.objective(part)
+        streams = engine.streams(part, f"flags {purpose}")
+        points = attack.run(view, clean, wanted, threat.allowed, streams=streams)
+        every = padded(torch.arange(len(part)), engine.width)
+        verdict = threat.judge(
+            engine.model,
+            padded(clean, engine.width),
+            padded(points, engine.width),
+            wanted.take(every.to(engine.device)),
+            padded(meter.ledger.forward, engine.width),
+            streams=engine.streams(part[every], f"flags {purpose} score"),
+        )
+        broken += int(verdict.achieved[: len(part)].sum())
+        cost += site.pay(meter.ledger, extra=len(part)) + Passes(rows_run=engine.width)
+    return broken, cost
+
+
+@torch.enable_grad()
+def climb(
+    site: Site, attack: Stepwise[Any], rows: Tensor, steps: int, purpose: str
+) -> tuple[Tensor, Passes]:
+    """The margin at every step of an attack that nothing stops.
+
+    Returns:
+        (M, steps + 1): the margin at the start and after each step; the cost.
+    """
+    engine, seen = site.engine, []
+    cost = Passes()
+    for part in parts(rows, engine.width):
+        meter = site.meter(part, purpose)
+        view: Any = grant(meter, Access.GRADIENT)
+        index = torch.arange(len(part), device=engine.device)
+        streams = engine.streams(part, f"flags {purpose}")
+        start = Rows.first(
+            engine.inputs(part), site.objective(part), streams, index, engine.threat.allowed
+        )
+        state = attack.begin(start)
+        margins: list[Tensor] = []
+        for _ in range(steps + 1):
+            inputs = attack.propose(state).detach().requires_grad_()
+            logits = view.logits(inputs, index)
+            gradient = input_gradient(attack.gain(state, logits), inputs)
+            margins.append(margin(logits.detach(), start.objective))
+            with torch.no_grad():
+                attack.update(state, logits.detach(), gradient)
+        seen.append(torch.stack(margins, dim=1))
+        cost += site.pay(meter.ledger)
+    return torch.cat(seen).cpu(), cost
+
+
+def _spent(engine: Engine, plan: Plan) -> int:
+    """Passes of the evaluation proper, without references."""
+    apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
+    groups = [group for group in engine.records.groups if group.stage not in apart]
+    judged = sum(len(group.rows) for group in groups if group.stage >= 0)
+    return judged + sum(group.forward + group.backward for group in groups)
+
+
+def _targets(engine: Engine) -> Tensor | None:
+    """(N,) the targets of a targeted run."""
+    groups: Sequence[Any] = engine.records.stage(-1)
+    if not groups or groups[0].targets is None:
+        return None
+    chosen = torch.empty(len(engine.data), dtype=torch.int64)
+    for group in groups:
+        chosen[group.rows] = torch.tensor(group.targets)
+    return chosen

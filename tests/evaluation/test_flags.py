@@ -1,0 +1,380 @@
+"""Sanity flags: each is raised by a model or a run that deserves it, and by no sound one."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustkit import evaluate
+from robustkit.attacks import FGSM, PGD
+from robustkit.data import LabelledImages
+from robustkit.evaluation import flags, flags_surface
+from robustkit.evaluation.flags_verdict import sanity_flags
+from robustkit.evaluation.plans import Line
+from robustkit.models.cnn import CNN
+from robustkit.report import AttackRow, Draws, EvasionReport
+from robustkit.statistics import wilson
+from robustkit.threat_models import ThreatModel, parse_goal
+from tests.evaluation.cheats import Cheat
+from tests.evaluation.victims import RADII, Counting, digits, outcome, threat
+
+
+class Altered(nn.Module):
+    """A model whose inputs, logits or both go through a function."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        before: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+        after: Callable[[Tensor], Tensor] = lambda logits: logits,
+    ) -> None:
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.after(self.model(self.before(inputs)))
+
+
+def rippled(inputs: Tensor) -> Tensor:
+    """Digits have sixteenths as values: there the slope is right, and half way between reversed."""
+    return inputs + torch.sin(2 * math.pi * 16 * inputs) / (math.pi * 16)
+
+
+def terraced(inputs: Tensor) -> Tensor:
+    """Rises in steps, and falls a little on each: no slope points where the values go."""
+    whole = (16 * inputs).floor()
+    return whole / 16 + (1 - (16 * inputs - whole)) / 32
+
+
+def rounded(inputs: Tensor) -> Tensor:
+    """Eighths, without a slope."""
+    return (8 * inputs).round() / 8 + 0 * inputs
+
+
+def sin_of(model: nn.Module) -> nn.Module:
+    return Altered(model, before=rippled)
+
+
+def report_on(model: nn.Module, n: int = 24, **arguments: Any) -> EvasionReport:  # noqa: ANN401
+    return evaluate(model, digits(n), threat(), **{"plan": "fast", **arguments})
+
+
+def severities(report: EvasionReport) -> dict[str, str]:
+    return {flag.id: flag.severity for flag in report.flags}
+
+
+def message(report: EvasionReport, name: str) -> str:
+    (found,) = (flag.message for flag in report.flags if flag.id == name)
+    return found
+
+
+def spent(report: EvasionReport) -> tuple[int, int]:
+    """Passes of the evaluation, and of everything beside it."""
+    tables: Any = report.diagnostics
+    beside = sum(tables[name][kind] for name in tables for kind in ("forward", "backward"))
+    return report.cost.forward + report.cost.backward, beside
+
+
+def measured(report: EvasionReport) -> dict[str, Any]:
+    table: Any = report.diagnostics["flags"]
+    return {row["flag"]: row for row in table["measurements"]}
+
+
+@pytest.mark.parametrize("plan", ["fast", "standard"])
+@pytest.mark.parametrize("norm", RADII)
+def test_a_sound_model_raises_none_but_few_examples(norm: str, plan: str, model: CNN) -> None:
+    report = evaluate(model, digits(40), threat(norm), plan=plan)
+    assert severities(report) == {"F11": "info"}
+    rows = measured(report)
+    left_out = {name for name, row in rows.items() if not row["examples"]}
+    assert left_out <= ({"F5"} if norm == "l1" else set())
+    cost, beside = spent(report)
+    assert 0 < beside < cost
+
+
+def test_the_default_run_raises_none_but_few_examples() -> None:
+    report = evaluate(batch_size=20)
+    assert severities(report) == {"F11": "info"}
+    cost, beside = spent(report)
+    assert beside < cost
+    assert all("no example stands" in row["measured"] for row in measured(report).values())
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("attacks", [None, [FGSM()], [PGD(steps=5)]])
+def test_tiny_runs_spend_less_on_flags_than_on_attacks(
+    n: int, attacks: list[Any] | None, model: CNN
+) -> None:
+    report = evaluate(model, digits(n), threat(), attacks=attacks)
+    cost, beside = spent(report)
+    guards: Any = report.diagnostics["guards"]
+    assert beside <= max(cost, guards["forward"] + guards["backward"])
+
+
+def test_random_answers_raise_f1(model: CNN) -> None:
+    noisy = Altered(model, after=lambda logits: logits + 1e-3 * torch.randn_like(logits))
+    report = report_on(noisy, 8, attacks=[FGSM()])
+    assert severities(report)["F1"] == "unlisted"
+    assert "5 identical calls gave different logits for 8 of 8" in message(report, "F1")
+
+
+def test_a_model_that_changes_its_mind_late_raises_f1(model: CNN) -> None:
+    class Moody(nn.Module):
+        calls = 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.calls += len(inputs) > 1
+            logits: Tensor = model(inputs)
+            return logits + (self.calls == 4)
+
+    report = report_on(Moody().eval(), 8, attacks=[FGSM()])
+    assert "different logits for 4 of 8" in message(report, "F1")
+    assert not report.environment.reproducible
+
+
+def test_gradients_that_are_zero_raise_f3(model: CNN) -> None:
+    report = report_on(Altered(model, before=rounded))
+    assert severities(report)["F3"] == "void"
+    assert "24 clean images" in message(report, "F3")
+    dead = measured(report)["F3,F4"]["values"]
+    assert dead["top_logit_dead"] == dead["cross_entropy_dead"] > 0
+
+
+def test_ties_raise_f4(model: CNN) -> None:
+    clipped = Altered(model, after=lambda logits: logits.clamp(max=1.0))
+    report = report_on(clipped)
+    assert severities(report)["F4"] == "void"
+
+
+def test_square_raises_f5_where_gradients_mislead(model: CNN) -> None:
+    report = report_on(Altered(model, before=terraced))
+    found = severities(report)
+    assert found["F5"] == "void"
+    assert found["F8"] == found["loss-not-rising"] == "warn"
+    assert "Square broke" in message(report, "F5")
+    assert "chance is 10%" in message(report, "F8")
+    values = measured(report)["F5"]
+    assert values["values"]["broken"] > values["examples"] / 2
+
+
+def test_a_cheat_raises_f6(model: CNN) -> None:
+    report = report_on(model, 8, attacks=[Cheat(way="outside")])
+    assert severities(report)["F6"] == "unlisted"
+
+
+def test_too_few_steps_raise_f7(model: CNN) -> None:
+    weak = PGD(steps=4, step_size=0.1, random_start=False)
+    report = report_on(model, 100, attacks=[weak])
+    assert severities(report)["F7"] == "warn"
+    assert "pgd with 8 steps instead of 4" in message(report, "F7")
+    strong = report_on(model, 100, plan="standard")
+    assert "F7" not in severities(strong)
+    assert measured(strong)["F7"]["examples"] > 4
+
+
+def test_reversed_slopes_raise_f9_and_the_step_size_flag(model: CNN) -> None:
+    found = severities(report_on(sin_of(model)))
+    assert found["F9"] == found["step-size"] == "warn"
+    # The other way round: steps that stay where they are, then one large one.
+    few = PGD(steps=10, step_size=1e-3, random_start=False)
+    report = report_on(model, 24, attacks=[few])
+    assert "FGSM broke" in message(report, "F9")
+
+
+def test_large_logits_raise_the_saturation_flag(model: CNN) -> None:
+    report = report_on(Altered(model, after=lambda logits: 30 * logits))
+    assert severities(report)["saturated-logits"] == "warn"
+
+
+def row(through: str, broken: int, *, backward: int = 9, violations: int = 0) -> AttackRow:
+    return AttackRow(
+        name="apgd",
+        options={},
+        through=through,
+        examples_in=100,
+        broken=broken,
+        violations=violations,
+        forward=9,
+        backward=backward,
+        queries=9,
+        seconds=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ways", "raised"),
+    [
+        ([("direct", 10), ("surrogate:mean", 3)], True),
+        ([("direct", 10), ("bpda", 2), ("surrogate:mean", 1)], True),
+        ([("direct", 10), ("surrogate:mean", 2)], False),
+        ([("direct", 10), ("eot", 9), ("warm", 9)], False),
+        # Whether the direct attack that follows would have broken them too, nobody knows.
+        ([("surrogate:mean", 30), ("direct", 0)], False),
+        ([("surrogate:mean", 30)], False),
+    ],
+)
+def test_transfer_that_beats_direct_attacks_raises_f2(
+    ways: list[tuple[str, int]], raised: bool
+) -> None:
+    found = flags.transfer_wins([row(*way) for way in ways], 100)
+    assert (found is not None) == raised
+    if found is not None:
+        assert (found.id, found.severity) == ("F2", "void")
+
+
+def test_one_example_never_raises_f2() -> None:
+    assert flags.transfer_wins([row("direct", 0), row("bpda", 1)], 10) is None
+
+
+def draws(value: float) -> Draws:
+    share = wilson(round(100 * value), 100)
+    return Draws(count=20, mean=share, majority=share, all=share)
+
+
+def test_a_gap_between_tally_and_fresh_draws_raises_f10() -> None:
+    found = flags.redraw_gap(0.26, draws(0.48))
+    assert found is not None
+    assert (found.id, found.severity) == ("F10", "warn")
+    assert flags.redraw_gap(0.46, draws(0.48)) is None
+    assert flags.redraw_gap(0.26, None) is None
+
+
+def test_few_examples_raise_f11() -> None:
+    found = flags.few_examples(wilson(10, 20), 20)
+    assert found is not None
+    assert found.severity == "info"
+    assert flags.few_examples(wilson(500, 1000), 1000) is not None  # +-3.1 points
+    assert flags.few_examples(wilson(600, 1100), 1100) is None
+    assert flags.few_examples(wilson(1, 999), 999) is not None
+
+
+def test_square_in_the_plan_is_read_from_its_row() -> None:
+    from robustkit.attacks import Square
+
+    plan = [Line(name="pgd", attack=PGD()), Line(name="square", attack=Square(queries=77))]
+    for broken, raised in ((3, True), (2, False)):
+        rows = [row("direct", 5), row("direct", broken, backward=0)]
+        found = sanity_flags(
+            plan=plan, rows=rows, robust=wilson(900, 2000), total=2000, measured=()
+        )
+        assert [flag.id for flag in found] == (["F5"] if raised else [])
+    alone = sanity_flags(
+        plan=plan[1:], rows=rows[1:], robust=wilson(900, 2000), total=2000, measured=()
+    )
+    assert alone == []
+
+
+def test_thresholds_are_exact() -> None:
+    assert flags.dead_gradients(0, 1, 20, "images") is None
+    assert flags.dead_gradients(0, 2, 20, "images") is not None
+    assert flags.dead_gradients(1, 0, 2000, "images") is not None
+    assert flags.top_ties(1, 200) is None
+    assert flags.top_ties(2, 200) is not None
+    assert flags.not_converged(2, 9, 200, "") is None
+    assert flags.not_converged(3, 9, 200, "") is not None
+    assert flags.survives_everything(5, 10, 0.2, 10, 0.5) is None
+    assert flags.survives_everything(6, 10, 0.2, 10, 0.5) is not None
+    assert flags.one_step_wins(2, 6, reverse=False) is None
+    assert flags.one_step_wins(3, 6, reverse=False) is not None
+    assert flags.one_step_wins(2, 20, reverse=True) is None
+    assert flags.one_step_wins(3, 20, reverse=True) is not None
+    assert flags_surface.flat_loss(2, 10, 10) is None
+    assert flags_surface.flat_loss(3, 10, 10) is not None
+    assert flags_surface.step_sensitive([1.0, 1.2, 1.5], 4) is None
+    assert flags_surface.step_sensitive([1.0, 1.2, 1.6], 4) is not None
+    assert flags_surface.step_sensitive([-1.0, -1.2, 0.0], 4) is None
+    assert flags_surface.saturated([16.6, 16.6, 20.0], 2) is None
+    assert flags_surface.saturated([16.6, 16.7, 20.0], 2) is not None
+
+
+def test_flags_come_in_order_and_once() -> None:
+    first = flags.random_answers(1, 2, 5)
+    later = flags_surface.saturated([99.0], 2)
+    again = flags.random_answers(2, 2, 5)
+    assert first is not None
+    assert later is not None
+    assert again is not None
+    rows = [row("direct", 0, violations=1)]
+    found = sanity_flags(
+        plan=[Line(name="pgd", attack=PGD())],
+        rows=rows,
+        robust=wilson(1, 2),
+        total=2,
+        measured=[later, first, again],
+    )
+    assert [flag.id for flag in found] == ["F1", "F6", "F11", "saturated-logits"]
+    assert found[0] == first
+
+
+@pytest.mark.parametrize("goal", ["targeted:second", "targeted"])
+def test_targeted_goals_are_measured_as_far_as_they_can(goal: str, model: CNN) -> None:
+    adversary = ThreatModel(
+        name="targeted", goal=parse_goal(goal), perturbation=threat().perturbation
+    )
+    report = evaluate(model, digits(24), adversary, plan="fast")
+    assert severities(report) == {"F11": "info"}
+    rows = measured(report)
+    assert "untargeted goals" in rows["F8"]["measured"]
+    assert rows["F5"]["examples"] > 0
+
+
+def test_decision_attacks_are_not_measured_by_gradients(model: CNN) -> None:
+    from robustkit.threat_models import Access, Budget
+
+    adversary = ThreatModel(
+        name="labels",
+        access=Access.DECISION,
+        perturbation=threat().perturbation,
+        budget=Budget(queries=40),
+    )
+    report = evaluate(model, digits(6), adversary)
+    assert set(severities(report)) == {"F11"}
+    assert all("sees no gradients" in row["measured"] for row in measured(report).values())
+
+
+def shuffled(images: LabelledImages) -> LabelledImages:
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
+    return images.take(order)
+
+
+def test_measurements_do_not_depend_on_the_order_of_the_examples(model: CNN) -> None:
+    there = evaluate(model, digits(24), threat(), plan="fast", batch_size=8)
+    back = evaluate(model, shuffled(digits(24)), threat(), plan="fast", batch_size=8)
+    assert measured(there) == measured(back)
+
+
+def test_a_resumed_run_has_the_same_flags_and_measures_them_once(
+    model: CNN, tmp_path: Path
+) -> None:
+    misleading = Altered(model, before=terraced)
+    folder = tmp_path / "run"
+    arguments: dict[str, Any] = {"plan": "fast", "batch_size": 8, "out": folder}
+    counting = Counting(misleading)
+    first = report_on(counting, 12, **arguments)
+    assert "F5" in severities(first)
+    kept = folder / "diagnostics.json"
+    table = first.diagnostics["flags"]
+
+    asked = counting.count.rows
+    again = report_on(counting, 12, resume=True, **arguments)
+    assert outcome(again)["flags"] == outcome(first)["flags"]
+    assert again.diagnostics["flags"] == table
+    guards: Any = again.diagnostics["guards"]
+    assert counting.count.rows - asked < 3 * guards["forward"] < asked
+
+    # Stopped before they were written, or damaged afterwards: measured again, to the same end.
+    for content in (None, b"", b"{", b'{"flags": [], "measurements": 3}'):
+        kept.unlink()
+        if content is not None:
+            kept.write_bytes(content)
+        other = report_on(counting, 12, resume=True, **arguments)
+        assert other.flags == first.flags
+        assert other.diagnostics["flags"] == table
+        assert json.loads(kept.read_text())["measurements"]
