@@ -4,6 +4,7 @@ The system gives a lock back when its holder ends, however it ends.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -45,14 +46,28 @@ def held(path: Path) -> bool:
 def turn(path: Path) -> Iterator[None]:
     """Wait for the lock of a file, which is made if it is not there, and hold it for a while.
 
+    Whoever has it may remove the file: those that wait then make it anew.
+
     Raises:
         BadInput: There are no locks here.
         OSError: The file can be neither made nor opened.
     """
-    with path.open("ab") as file:
-        if lock(file, wait=True) is None:
-            raise BadInput(
-                f"The file system of {str(path.parent)!r} has no locks, by which several processes "
-                "agree who writes the report. Choose another --out, or run one process."
-            )
-        yield
+    while True:
+        with path.open("ab") as file:
+            if lock(file, wait=True) is None:
+                raise BadInput(
+                    f"The file system of {str(path.parent)!r} has no locks, by which several "
+                    "processes agree who writes the report. Choose another --out, or run one "
+                    "process."
+                )
+            if _still_there(path, file):
+                yield
+                return
+
+
+def _still_there(path: Path, file: IO[Any]) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

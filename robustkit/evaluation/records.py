@@ -10,7 +10,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -179,6 +179,9 @@ class Records:
             whole += len(line)
         if content:
             os.truncate(lines, whole)
+        self._recover_points()
+
+    def _recover_points(self) -> None:
         used = [point for group in self.groups for point in group.points or [] if point is not None]
         self.kept = max(used, default=-1) + 1
         points = self._file("points.bin")
@@ -189,6 +192,27 @@ class Records:
                     f"{str(points)!r} is shorter than the records say. Choose another --out."
                 )
             os.truncate(points, size)
+
+    def forget_unasked(self, earlier: Sequence[Group] = ()) -> None:
+        """Forget a group at the end whose examples have no clean answers.
+
+        The first attack may be recorded before the clean answers that it came with. One process
+        comes by again with the same examples together; other processes would with others.
+
+        Args:
+            earlier: Where clean answers may stand too.
+        """
+        if not self.groups or self.groups[-1].stage < 0:
+            return
+        asked = (*earlier, *self.groups)
+        rows = {row for group in asked if group.stage == -1 for row in group.rows}
+        if rows.issuperset(self.groups[-1].rows):
+            return
+        lines = self._file("records.jsonl")
+        with writing(lines):
+            os.truncate(lines, lines.read_bytes()[:-1].rfind(b"\n") + 1)
+            self.groups.pop()
+            self._recover_points()
 
     @property
     def _point_bytes(self) -> int:

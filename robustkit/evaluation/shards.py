@@ -36,6 +36,7 @@ _COMPLETE = "complete"
 # Seconds between two looks at whether another process has ended.
 _PATIENCE = 0.5
 _TAKEN = "Another process has taken over all records, and reports."
+_NOTHING = "Nothing was left to do for this process: the report is there."
 _WAITING = "waiting for processes that still work in this folder"
 
 
@@ -153,9 +154,7 @@ def begin(
         CannotWrite: The disk is full.
     """
     Records.check(out, identity)
-    folder = out / _FOLDER
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(out / _FOLDER):
         opened = _open(out, identity, share, resume=resume)
         if opened is None:
             progress.stage(_WAITING, 1, 0)
@@ -180,16 +179,24 @@ def _open(
 ) -> tuple[Records, list[Group]] | None:
     """The share's own records, and what the run has recorded before; None if it must wait."""
     folder = out / _FOLDER
-    with turn(folder / _LOCK):
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(turn(folder / _LOCK))
+        except FileNotFoundError:
+            # Somebody has just left the folder as the last one.
+            return None
         left = _left(folder, share)
-        if not resume and (left or (folder / share.name).exists()):
+        # Whether another one of as many processes was lost just now or long ago cannot be told.
+        if not resume and any(part.name not in share.others for part in left):
             raise held_already(out)
-        if any(_at_work(part) for part in left):
+        if resume and any(_at_work(part) for part in left):
             return None
         with contextlib.closing(Records.begin(out, identity, resume=True)) as base:
             if base.groups and not resume:
                 raise held_already(out)
-            for part in left:
+            base.forget_unasked()
+            for part in left if resume else ():
                 _take_over(base, part)
         return Records.begin(folder / share.name, identity, resume=True), base.groups
 
@@ -202,6 +209,10 @@ def finish(out: Path, own: Records, share: Share) -> None:
         Unfinished: All others have ended, and some have not done their share.
     """
     folder = out / _FOLDER
+    if not (folder / share.name / "records.jsonl").stat().st_size and _reported(out):
+        own.close()
+        _leave(folder, share)
+        return
     write_atomically(folder / share.name / _COMPLETE, b"")
     own.close()
     with contextlib.ExitStack() as stack:
@@ -210,14 +221,39 @@ def finish(out: Path, own: Records, share: Share) -> None:
         except FileNotFoundError:
             raise OthersAtWork(_TAKEN) from None
         _check_last(out, share)
-        whole(out, own.identity, resume=True, progress=Silent()).close()
+        # Those that are done let go of their records before they wait for their turn.
+        while any(map(_at_work, _left(folder, None))):
+            time.sleep(_PATIENCE)
+        with contextlib.closing(Records.begin(out, own.identity, resume=True)) as records:
+            _take_over_all(records, folder)
+
+
+def _leave(folder: Path, share: Share) -> None:
+    """Go without a trace: the run was complete. The first process says so once more."""
+    with contextlib.suppress(FileNotFoundError), turn(folder / _LOCK):
+        shutil.rmtree(folder / share.name)
+        _sweep(folder)
+    if share.rank:
+        raise OthersAtWork(_NOTHING)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the folder of all shares if there are none."""
+    if not _left(folder, None):
+        (folder / _LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _reported(out: Path) -> bool:
+    return (out / "report.json").exists()
 
 
 def _check_last(out: Path, share: Share) -> None:
     folder = out / _FOLDER
     others = [folder / name for name in share.others]
     undone = [part for part in others if not (part / _COMPLETE).exists()]
-    if not (folder / share.name).exists() or (not undone and held(out / "records.jsonl")):
+    if not (folder / share.name).exists():
         raise OthersAtWork(_TAKEN)
     if not undone:
         return
@@ -253,29 +289,34 @@ def whole(
     if out is None or not (out / _FOLDER).is_dir():
         return records
     try:
-        left = _left(out / _FOLDER, None)
-        _wait(left, progress)
-        for part in left:
-            _take_over(records, part)
+        if any(map(_at_work, _left(out / _FOLDER, None))):
+            progress.stage(_WAITING, 1, 0)
+        while not _taken_over(records, out / _FOLDER):
+            time.sleep(_PATIENCE)
     except BaseException:
         records.close()
         raise
-    with contextlib.suppress(OSError):
-        (out / _FOLDER / _LOCK).unlink(missing_ok=True)
-        (out / _FOLDER).rmdir()
     return records
 
 
-def _wait(parts: Sequence[Path], progress: Progress) -> None:
-    """Until nobody works in these folders."""
-    working = sum(map(_at_work, parts))
-    if working:
-        progress.stage(_WAITING, working, 0)
-    while working:
-        time.sleep(_PATIENCE)
-        before, working = working, sum(map(_at_work, parts))
-        if working < before:
-            progress.advance(before - working, 0)
+def _taken_over(records: Records, folder: Path) -> bool:
+    """Take all over; False if somebody still works there."""
+    try:
+        with turn(folder / _LOCK):
+            if any(map(_at_work, _left(folder, None))):
+                return False
+            _take_over_all(records, folder)
+    except FileNotFoundError:
+        # Somebody else was faster.
+        return True
+    return True
+
+
+def _take_over_all(records: Records, folder: Path) -> None:
+    records.forget_unasked()
+    for part in _left(folder, None):
+        _take_over(records, part)
+    _sweep(folder)
 
 
 def _left(folder: Path, share: Share | None) -> list[Path]:
@@ -298,14 +339,12 @@ def _at_work(part: Path) -> bool:
 def _take_over(records: Records, folder: Path) -> None:
     """Copy what a share has recorded, then remove it. May be cut off anywhere and done again."""
     with contextlib.closing(Records.begin(folder, records.identity, resume=True)) as part:
+        # What it knew from the run's own records when it began stands there.
+        part.forget_unasked(records.groups)
         points = part.points()
         known = {_key(group) for group in records.groups}
-        both = (*records.groups, *part.groups)
-        asked = {row for group in both if group.stage == -1 for row in group.rows}
         for group in part.groups:
-            # The first attack may have been recorded without the clean answers it came with. With
-            # other shares they would come back in other company.
-            if _key(group) in known or not asked.issuperset(group.rows):
+            if _key(group) in known:
                 continue
             places = group.points
             if places is not None:
