@@ -137,7 +137,10 @@ def _steps(line: Line) -> int:
 
 
 def _averages(longest: Line, names: Sequence[str], threat: ThreatModel) -> list[Line]:
-    pgd = PGD(loss="margin", steps=max(_steps(longest), 1), step_size=_STEP, momentum=_MOMENTUM)
+    steps = max(_steps(longest), 1)
+    # With fewer than 20 steps, shorter ones would not cross the set.
+    length = max(_STEP, 2.5 / steps)
+    pgd = PGD(loss="margin", steps=steps, step_size=length, momentum=_MOMENTUM)
     limit = threat.budget.queries
     return [
         Line(name="pgd", attack=EOT(attack=pgd, average=draws), through=through)

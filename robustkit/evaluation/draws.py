@@ -59,8 +59,13 @@ class Trial:
     rows_run: int
 
     def majority(self) -> tuple[Tensor, Tensor]:
-        """(N,) the most frequent answers, and (N,) bool whether most draws reached the goal."""
-        return torch.tensor(self.labels), 2 * torch.tensor(self.selected) > DRAWS
+        """(N,) the most frequent answers, and (N,) bool whether most draws reached the goal.
+
+        Those for choosing or the fresh ones: what most of either fell for is worth keeping.
+        """
+        chosen = 2 * torch.tensor(self.selected) > DRAWS
+        fresh = torch.tensor([-1 if wins is None else wins for wins in self.scored])
+        return torch.tensor(self.labels), chosen | (2 * fresh >= DRAWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +179,18 @@ class Drawn(Standing):
         self.selected = {way: torch.full((count,), DRAWS) for way in (False, True)}
         self.scored = {way: torch.zeros(count, dtype=torch.int64) for way in (False, True)}
         self._gained = {way: torch.zeros(count, dtype=torch.bool) for way in (False, True)}
+        # Fresh draws of the clean image that were neither right nor what the adversary wants, such
+        # as refusals: they count as not robust whatever it does.
+        self._lost = torch.zeros(count, dtype=torch.int64)
         self._plan = plan
         # Nobody can say after how many passes an example has fallen that falls now and then.
         self.passes = torch.full((count,), torch.nan)
         for group in records.stage(-1):
             if group.selected is None or group.scored is None:
                 continue
-            self.right_draws[group.rows] = torch.tensor(group.right)
+            right, scored = torch.tensor(group.right), torch.tensor(group.scored)
+            self.right_draws[group.rows] = right
+            self._lost[group.rows] = DRAWS - right - scored
             for way in (False, True):
                 self.selected[way][group.rows] = torch.tensor(group.selected)
                 self.scored[way][group.rows] = torch.tensor(group.scored)
@@ -249,10 +259,7 @@ class Drawn(Standing):
         return self._counted(DRAWS - torch.where(ahead, self.scored[True], self.scored[False]))
 
     def _counted(self, withstood: Tensor) -> Tensor:
-        # Where any wrong answer is wanted, the clean image is a point like others. For targets, an
-        # example that most draws get wrong at first withstands nothing.
-        wrong = 2 * self.right_draws <= DRAWS
-        return torch.where(wrong, withstood.minimum(self.right_draws), withstood)
+        return (withstood - self._lost).clamp_min(0)
 
 
 def mean_share(draws: Tensor) -> Interval:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import models, registry, threat_models
-from robustkit.attacks import EvasionAttack, build, describe, name_of
+from robustkit.attacks import FMN, EvasionAttack, build, describe, name_of
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DoesNotFit
-from robustkit.evaluation import plans
+from robustkit.evaluation import adaptive, plans, shards
 from robustkit.evaluation.artifacts import write_artifacts
 from robustkit.evaluation.conditions import controlled, resumable
+from robustkit.evaluation.draws import Drawn
 from robustkit.evaluation.engine import Engine, Progress, Silent
+from robustkit.evaluation.flags_diagnosis import diagnose
 from robustkit.evaluation.guards import inspect
 from robustkit.evaluation.labels import label_curves
 from robustkit.evaluation.plans import Line, Plan, split
-from robustkit.evaluation.records import Records
 from robustkit.evaluation.reporting import report_of
+from robustkit.evaluation.shards import Share
 from robustkit.evaluation.subjects import as_device, as_images, as_model, as_width
-from robustkit.evaluation.summary import Standing, tally
-from robustkit.report import About, EvasionReport, ModelFacts, Skipped
-from robustkit.threat_models import Stage, ThreatModel
+from robustkit.evaluation.summary import Standing, eps_curve, tally
+from robustkit.report import About, EpsPoint, EvasionReport, ModelFacts, Skipped
+from robustkit.threat_models import LpBall, Stage, ThreatModel
 
 
 def evaluate(
@@ -36,11 +39,15 @@ def evaluate(
     *,
     attacks: Sequence[EvasionAttack[Any] | str] | None = None,
     plan: str = "standard",
+    eps_sweep: Sequence[float] = (),
+    reference: str | None = None,
+    reference_n: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     out: Path | None = None,
     resume: bool = False,
+    share: Share | None = None,
     about: About | None = None,
     model_name: str | None = None,
     command: str | None = None,
@@ -58,6 +65,11 @@ def evaluate(
         threat: The adversary, or its name, or the path of a TOML file.
         attacks: What to run, in order; None runs the plan.
         plan: `fast`, `standard` or `thorough`: how much effort to spend; see `robustkit show`.
+        eps_sweep: Radii at which the report's curve gives the robust accuracy, from the smallest
+            changes found. Where no attack of the plan looks for those, FMN does after it.
+        reference: An attack that is run on what stands at the end, apart from the cost: what it
+            still breaks counts as broken and is said; `autoattack` for its standard version.
+        reference_n: Run the reference on so many of them only, chosen at random.
         seed: Of all randomness. The same seed gives the same verdicts, whatever the order of the
             examples and however often the run was interrupted.
         batch_size: Rows in which the model is run; None for the largest that fits.
@@ -65,6 +77,8 @@ def evaluate(
             one.
         out: A folder for records, report, page and broken examples; None writes nothing.
         resume: Go on with the run in `out`.
+        share: Attack the share of one of several processes that all do this with the same arguments
+            and the same `out`; the last one reports. None for all examples.
         about: What the report says about the model's origin.
         model_name: What the report calls the model; by default its words or its class.
         command: The command line the report shows.
@@ -77,6 +91,8 @@ def evaluate(
         BadInput: Model, data, threat and attacks do not fit each other; `DoesNotFit` for an attack.
         CannotWrite: The disk is full; the run can be resumed.
         DeviceLost: Memory ran out, or the device failed; likewise.
+        OthersAtWork: Only with `share`: this process has done its own, and another one will report.
+        Unfinished: Only with `share`: another one was lost; the run can be resumed.
 
     Example:
         >>> import torch
@@ -92,43 +108,94 @@ def evaluate(
     if isinstance(threat, str):
         threat = threat_models.load(threat)
     check_threat(threat)
+    if share is not None and out is None:
+        raise BadInput("Several processes need a folder (out) in which they meet.")
+    if reference_n is not None and (reference is None or reference_n < 1):
+        raise BadInput(
+            f"The reference is to be run on {reference_n} examples; name a reference and give at "
+            "least 1."
+        )
     lines, skipped = _lines(attacks, plan, threat)
+    extra = _extra_lines(lines, threat, eps_sweep, reference)
     images = as_images(data, seed)
     target = as_device(model, device)
     spec = model_name or (model if isinstance(model, str) else type(model).__qualname__)
     model = as_model(model, target)
-    with controlled(model, target, seed):
+    with controlled(model, target, seed), adaptive.stand_ins(model, target) as stand_ins:
         found = inspect(
             model, images, threat, device=target, seed=seed, width=as_width(out, batch_size)
         )
+        lines, blind = adaptive.adapted(
+            lines,
+            model,
+            tuple(stand_ins),
+            threat,
+            differentiable=found.differentiable,
+            ends=attacks is None,
+        )
+        lines = [*lines, *extra]
+        others = [one for one in skipped if one.name not in {line.name for line in lines}]
+        skipped = [*blind, *others]
         facts = ModelFacts(
             spec=spec,
             sha256=models.fingerprint(model),
             parameters=models.parameter_count(model),
             classes=found.classes,
         )
-        identity = _identity(facts, images, threat, lines, seed, found.width, target)
-        records = Records.begin(out, identity, resume=resume)
-        engine = Engine(
+        identity = _identity(facts, images, threat, lines, reference_n, seed, found.width, target)
+        engine_of = partial(
+            Engine,
             model=model,
             data=images,
             threat=threat,
             seed=seed,
             width=found.width,
             device=target,
-            records=records,
-            progress=progress or Silent(),
+            stand_ins=stand_ins,
         )
+        told = progress or Silent()
+        if share is not None and out is not None:
+            part = shards.begin(out, identity, share, len(images), resume=resume, progress=told)
+            with contextlib.closing(part), resumable(kept=True):
+                watched = shards.Watched(told, share, len(images))
+                engine = engine_of(records=part, progress=watched)
+                _run(engine, shards.shareable(lines), reference_n)
+                shards.finish(out, part, share)
+        # From here on this process is the only one: either it always was, or it was the last.
+        records = shards.whole(out, identity, resume=resume or share is not None, progress=told)
+        engine = engine_of(records=records, progress=told)
         with contextlib.closing(records), resumable(kept=out is not None):
-            _run(engine, lines)
-    result = tally(images, records, lines)
+            _run(engine, lines, reference_n)
+            diagnosis = diagnose(
+                engine,
+                lines,
+                _standing(engine, lines),
+                classes=found.classes,
+                before=found.passes,
+                folder=out,
+            )
+    result = tally(images, records, lines, _standing(engine, lines))
     right = [row for row, e in enumerate(result.examples) if e.status != "misclassified"]
     # The first attack is the one that was given all examples.
     curves = dataclasses.replace(
-        label_curves(records.stage(0), right, threat), passes=result.over_passes
+        label_curves(records.stage(0), right, threat),
+        passes=result.over_passes,
+        eps=_over_eps(result.distances, eps_sweep, threat, images),
     )
     report = report_of(
-        facts, images, threat, lines, skipped, found, result, curves, seed, target, about, command
+        facts,
+        images,
+        threat,
+        lines,
+        skipped,
+        found,
+        diagnosis,
+        result,
+        curves,
+        seed,
+        target,
+        about,
+        command,
     )
     if out is not None:
         write_artifacts(out, report, images, records)
@@ -178,11 +245,42 @@ def _lines(
     return lines, [Skipped(name=name, reason=reason) for name, reason in (*left_out, *others)]
 
 
+def _extra_lines(
+    lines: Plan, threat: ThreatModel, radii: Sequence[float], reference: str | None
+) -> list[Line]:
+    """What measures distances for a curve over the radius, and the reference."""
+    extra = []
+    if radii:
+        if not isinstance(threat.perturbation, LpBall):
+            raise BadInput(
+                f"The threat model {threat.name!r} has no radius to sweep. Leave the sweep out."
+            )
+        if not lines[0].attack.minimises:
+            nearest = FMN()
+            nearest.check(threat)
+            extra.append(Line(name="fmn", attack=nearest, role="distances"))
+    if reference is not None:
+        attack = build(reference)
+        attack.check(threat)
+        extra.append(Line(name=name_of(attack), attack=attack, role="reference"))
+    return extra
+
+
+def _over_eps(
+    distances: Tensor, radii: Sequence[float], threat: ThreatModel, images: LabelledImages
+) -> tuple[EpsPoint, ...] | None:
+    if not radii or not isinstance(threat.perturbation, LpBall):
+        return None
+    slack = threat.perturbation.slack(images.inputs(torch.arange(1)))
+    return eps_curve(distances, [*radii, threat.perturbation.radius], slack)
+
+
 def _identity(
     model: ModelFacts,
     data: LabelledImages,
     threat: ThreatModel,
     lines: Plan,
+    reference_n: int | None,
     seed: int,
     width: int,
     device: torch.device,
@@ -200,20 +298,33 @@ def _identity(
                 "options": dict(describe(line.attack)),
                 "lead left": line.lead_left,
                 "through": line.through,
+                "role": line.role,
             }
             for line in lines
         ],
+        "reference n": reference_n,
         "seed": seed,
         "batch size": width,
         "device": device.type,
     }
 
 
-def _run(engine: Engine, lines: Plan) -> None:
-    engine.clean_pass(lines[0])
-    standing = Standing(engine.data, engine.records)
+def _run(engine: Engine, lines: Plan, reference_n: int | None) -> None:
+    engine.clean_pass(lines[0] if lines else None)
+    standing = _standing(engine, lines)
     for stage, line in enumerate(lines):
-        rows = standing.left(line.lead_left)
+        rows = standing.left(line)
+        if line.role == "distances":
+            rows = standing.right
+        elif line.role == "reference" and reference_n is not None:
+            rows = engine.sample(rows, reference_n)
         if len(rows):
             engine.attack(stage, line, rows)
         standing.take(stage, engine.records.stage(stage))
+
+
+def _standing(engine: Engine, lines: Plan) -> Standing:
+    """The examples as they stand after the clean pass."""
+    if engine.jury is not None:
+        return Drawn(engine.data, engine.records, lines)
+    return Standing(engine.data, engine.records)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from robustkit.data import LabelledImages
+from robustkit.evaluation.flags_diagnosis import Diagnosis
+from robustkit.evaluation.flags_verdict import sanity_flags
 from robustkit.evaluation.guards import Inspection
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Tally, attack_flags
@@ -31,6 +33,7 @@ def report_of(
     plan: Plan,
     skipped: Sequence[Skipped],
     found: Inspection,
+    diagnosis: Diagnosis,
     result: Tally,
     curves: Curves,
     seed: int,
@@ -39,8 +42,20 @@ def report_of(
     command: str | None,
 ) -> EvasionReport:
     """The report of an evaluation that has run to its end."""
-    robust = result.robust
-    flags: list[Flag] = [*found.flags, *attack_flags(plan, threat.goal, found.classes, result)]
+    scores = result.scores
+    robust = scores.worst
+    flags: list[Flag] = [
+        *sanity_flags(
+            plan=plan,
+            rows=result.attacks,
+            robust=robust,
+            total=len(data),
+            measured=(*found.flags, *diagnosis.flags),
+            tally=scores.tally,
+            draws=scores.draws,
+        ),
+        *attack_flags(plan, threat.goal, found.classes, result),
+    ]
     return EvasionReport(
         command=command,
         threat=ThreatFacts.of(threat),
@@ -69,14 +84,38 @@ def report_of(
         flags=tuple(flags),
         cost=result.cost,
         diagnostics={
-            "guards": {"forward": found.passes.forward, "backward": found.passes.backward}
+            "guards": {"forward": found.passes.forward, "backward": found.passes.backward},
+            "flags": diagnosis.table(),
+            **_references(result),
         },
-        clean_accuracy=result.clean,
+        clean_accuracy=scores.clean,
         robust_accuracy=robust,
-        accuracies=Accuracies(direct=robust, surrogate=None, worst=robust),
+        accuracies=Accuracies(direct=scores.direct, surrogate=scores.surrogate, worst=robust),
         violations=result.violations,
         attacks=result.attacks,
         skipped=tuple(skipped),
+        draws=scores.draws,
         curves=curves,
         examples=result.examples,
     )
+
+
+def _references(result: Tally) -> dict[str, object]:
+    """What references did, apart from the attacks."""
+    if not result.references:
+        return {}
+    return {
+        "reference": [
+            {
+                "name": row.name,
+                "options": dict(row.options),
+                "examples_in": row.examples_in,
+                "broken": row.broken,
+                "violations": row.violations,
+                "forward": row.forward,
+                "backward": row.backward,
+                "seconds": row.seconds,
+            }
+            for row in result.references
+        ]
+    }
