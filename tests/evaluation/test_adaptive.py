@@ -48,11 +48,16 @@ FEW, STEPS = 12, 3
 SHORT = (FGSM(), PGD(steps=STEPS, loss="margin"))
 
 
+RUNGS = draws.RUNGS
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _without_probes() -> Iterator[None]:
-    """What the flags measure after a run is tested elsewhere."""
+def _short() -> Iterator[None]:
+    """Averages over few draws; what the flags measure after a run is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evasion, "diagnose", lambda *_, **__: Diagnosis())
+        patch.setattr(adaptive, "RUNGS", (4, 6, 20))
+        patch.setattr(draws, "RUNGS", (4, 6, 20))
         yield
 
 
@@ -378,13 +383,14 @@ def test_random_models_are_attacked_on_averages(noisy: tuple[Path, EvasionReport
     _, report = noisy
     assert ways(report) == ["direct", "surrogate:network", "bpda", "eot", "warm"]
     averages = [row for row in report.attacks if row.through == "eot"]
-    assert [row.options["average"] for row in averages] == [10, 20, 100]
+    assert [row.options["average"] for row in averages] == [4, 6, 20]
+    assert RUNGS == (10, 20, 100)
     assert all(row.options["momentum"] == 0.75 for row in averages)
     first, second, last = averages
     # Each draw is a query and a gradient.
-    assert first.queries == 10 * STEPS * first.examples_in == first.backward
+    assert first.queries == 4 * STEPS * first.examples_in == first.backward
     assert 0 < second.examples_in < first.examples_in
-    assert last.queries == 100 * STEPS * last.examples_in
+    assert last.queries == 20 * STEPS * last.examples_in
     # All examples are attacked, those too that are wrong on one draw.
     assert report.attacks[0].examples_in == FEW
 
@@ -493,22 +499,13 @@ def test_a_masked_run_is_resumed_and_never_taken_for_another(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("make", [Masked, Noisy], ids=["masked", "noisy"])
-def test_neither_order_nor_neighbours_matter(
-    make: Callable[[], nn.Module], few_draws: None
-) -> None:
+def test_neither_order_nor_neighbours_matter(make: Callable[[], nn.Module]) -> None:
     images, attacks = digits(FEW), SHORT
     whole = {e.id: e for e in run(make(), data=images, attacks=attacks).examples}
     backwards = images.take(torch.arange(FEW).flip(0))
     assert {e.id: e for e in run(make(), data=backwards, attacks=attacks).examples} == whole
     few = images.take(torch.tensor([3, 9, 11]))
     assert all(e == whole[e.id] for e in run(make(), data=few, attacks=attacks).examples)
-
-
-@pytest.fixture
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Averages over few draws, where their number does not matter."""
-    monkeypatch.setattr(adaptive, "RUNGS", (2, 4))
-    monkeypatch.setattr(draws, "RUNGS", (2, 4))
 
 
 def test_one_image_is_kept_for_each_broken_example(noisy: tuple[Path, EvasionReport]) -> None:
@@ -519,7 +516,7 @@ def test_one_image_is_kept_for_each_broken_example(noisy: tuple[Path, EvasionRep
     assert sorted(kept["ids"].tolist()) == sorted(broken)
 
 
-def test_a_model_that_is_always_wrong_at_random_is_misclassified(few_draws: None) -> None:
+def test_a_model_that_is_always_wrong_at_random_is_misclassified() -> None:
     images = digits(N)
     wrong = LabelledImages.from_tensors(images.inputs(slice(None)), (images.labels + 1) % 10)
     report = run(Noisy(), data=wrong, attacks=[FGSM()])
@@ -528,7 +525,7 @@ def test_a_model_that_is_always_wrong_at_random_is_misclassified(few_draws: None
     assert all(e.clean_label != e.label for e in report.examples)
 
 
-def test_targets_on_a_random_model(few_draws: None) -> None:
+def test_targets_on_a_random_model() -> None:
     adversary = ThreatModel(
         name="linf", goal=parse_goal("targeted:second"), perturbation=threat().perturbation
     )
@@ -539,7 +536,7 @@ def test_targets_on_a_random_model(few_draws: None) -> None:
     assert report.robust_accuracy.value < report.clean_accuracy.value
 
 
-def test_violations_on_a_random_model_score_nothing(few_draws: None) -> None:
+def test_violations_on_a_random_model_score_nothing() -> None:
     report = run(Noisy(spread=0.1), attacks=[Chained()])
     assert report.violations > N // 2
     assert report.attacks[0].broken <= N - report.violations
@@ -593,13 +590,13 @@ def test_a_budget_that_an_average_exceeds_is_kept() -> None:
 def test_a_plan_ends_with_square_for_models_that_mislead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adaptive, "_QUERIES", 30)
-    report = run(Masked(), attacks=None, plan="fast", data=digits(8))
+    monkeypatch.setattr(adaptive, "_QUERIES", 10)
+    report = run(Masked(), attacks=None, plan="fast", data=digits(4))
     assert (report.attacks[-1].name, report.attacks[-1].through) == ("square", "direct")
-    assert report.attacks[-1].options["queries"] == 30
+    assert report.attacks[-1].options["queries"] == 10
     assert report.attacks[-1].options["votes"] == 1
     assert "square" not in {one.name for one in report.skipped}
-    random = run(Noisy(), attacks=None, plan="fast", data=digits(4))
+    random = run(Noisy(), attacks=None, plan="fast", data=digits(2))
     assert random.attacks[-1].options["votes"] == 5
     assert random.attacks[-1].queries % 5 == 0
 
