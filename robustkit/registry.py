@@ -15,7 +15,7 @@ from typing import Any
 
 from robustkit.errors import MissingExtra, UnknownName
 
-KINDS = ("attacks", "defenses", "models", "data", "threats", "losses", "recipes")
+KINDS = ("attacks", "plans", "defenses", "models", "data", "threats", "losses", "recipes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +204,12 @@ _ATTACKS = (
     ),
 )
 
+_PLANS = (
+    ("fast", "Attacks for a first look"),
+    ("standard", "Attacks that run when none are named (default)"),
+    ("thorough", "Attacks for a last word, at many times the cost"),
+)
+
 _DEFENSES = (
     (
         "rift",
@@ -292,6 +298,15 @@ BUILTIN: tuple[Entry, ...] = (
             goals=goals,
         )
         for name, target, access, norms, goals, summary in _ATTACKS
+    ),
+    *(
+        Entry(
+            kind="plans",
+            name=name,
+            target=f"robustkit.evaluation.plans:{name}",
+            summary=summary,
+        )
+        for name, summary in _PLANS
     ),
     *(
         Entry(kind="defenses", name=name, target=f"robustkit.defenses.{target}", summary=summary)

@@ -131,11 +131,14 @@ class LpBall:
         finite = change.isfinite().flatten(1).all(1)
         return torch.where(finite, distance, torch.full_like(distance, torch.inf))
 
+    def slack(self, clean: Tensor) -> float:
+        """How far outside the radius rounding may take images of this size."""
+        size = clean.shape[1:].numel()
+        return {"linf": 4 * _EPS32, "l0": 0.0}.get(self.norm, 4 * _EPS32 * size**0.5)
+
     def contains(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(N,) bool: in range and within radius + 4 eps32 (linf), 4 eps32 sqrt(d) (l2, l1)."""
-        size = clean.shape[1:].numel()
-        slack = {"linf": 4 * _EPS32, "l0": 0.0}.get(self.norm, 4 * _EPS32 * size**0.5)
-        near: Tensor = self.distance(clean, changed) <= self.radius + slack
+        near: Tensor = self.distance(clean, changed) <= self.radius + self.slack(clean)
         return self.in_box(changed) & near
 
     def in_box(self, changed: Tensor) -> Tensor:

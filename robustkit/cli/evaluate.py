@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustkit.cli import ranks
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ CORRUPTIONS = "corruptions"
 @click.option("--plan", help="fast, standard (default) or thorough; see `robustkit show`.")
 @click.option("--attacks", help="Comma-separated; replaces the plan.")
 @click.option("--options", help="Comma-separated attack.key=value, such as pgd.steps=100.")
+@click.option("--eps-sweep", help="Comma-separated radii: robust accuracy at each, as a curve.")
+@click.option("--reference", help="Run this on what stands at the end, such as autoattack.")
+@click.option("--reference-n", type=int, help="Run it on so many of them, chosen at random.")
 @click.option("--reference-model", help="Unit of the mean corruption error: a name or directory.")
 @click.option("--batch-size", type=int, help="Rows per batch; the largest that fits by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:i].")
@@ -83,6 +88,9 @@ def evaluate(
     plan: str | None,
     attacks: str | None,
     options: str | None,
+    eps_sweep: str | None,
+    reference: str | None,
+    reference_n: int | None,
     reference_model: str | None,
     batch_size: int | None,
     device: str,
@@ -101,6 +109,9 @@ def evaluate(
     if resume and out is None:
         raise BadInput("--resume needs --out, the folder of the run to go on with.")
     natural = threat == CORRUPTIONS
+    place = ranks.Place.here()
+    if place is not None:
+        _check_place(place, out, natural=natural)
     if natural:
         _refuse_attacks(
             {
@@ -111,6 +122,9 @@ def evaluate(
                 "plan": plan,
                 "attacks": attacks,
                 "options": options,
+                "eps-sweep": eps_sweep,
+                "reference": reference,
+                "reference-n": reference_n,
             }
         )
     elif reference_model is not None:
@@ -125,9 +139,10 @@ def evaluate(
 
     from robustkit import data as datasets
     from robustkit import evaluation, models, report
-    from robustkit.cli.progress import watch
+    from robustkit.cli.progress import Lines, watch
+    from robustkit.evaluation import OthersAtWork, Share
 
-    chosen = _device(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    chosen = _device(device, torch.cuda.device_count() if torch.cuda.is_available() else 0, place)
     untrained = models.needs_weights(model)
     if untrained and weights is None:
         raise BadInput(
@@ -160,22 +175,36 @@ def evaluate(
             reference_name=reference_model,
         )
         if natural
-        else partial(evaluation.evaluate, threat=adversary, attacks=named, plan=plan or "standard")
-    )
-    with watch() as progress:
-        result = judge(
-            classifier,
-            images,
-            seed=seed,
-            batch_size=batch_size,
-            device=chosen,
-            out=out,
-            resume=resume,
-            about=None if about is None else report.read_about(about),
-            model_name=model,
-            command=_command(),
-            progress=progress,
+        else partial(
+            evaluation.evaluate,
+            threat=adversary,
+            attacks=named,
+            plan=plan or "standard",
+            eps_sweep=_radii(eps_sweep),
+            reference=reference,
+            reference_n=reference_n,
+            share=None if place is None else Share(rank=place.rank, world=place.world),
         )
+    )
+    try:
+        # Bars of several processes would be drawn over one another.
+        with watch() if place is None else nullcontext(Lines()) as progress:
+            result = judge(
+                classifier,
+                images,
+                seed=seed,
+                batch_size=batch_size,
+                device=chosen,
+                out=out,
+                resume=resume or ranks.restarted(),
+                about=None if about is None else report.read_about(about),
+                model_name=model,
+                command=_command(),
+                progress=progress,
+            )
+    except OthersAtWork as ended:
+        click.echo(str(ended), err=True)
+        return 0
     if as_json:
         click.echo(result.to_json(), nl=False)
     else:
@@ -183,6 +212,23 @@ def evaluate(
         if out is not None:
             click.echo(f"Report: {out / 'report.html'}", err=True)
     return VIOLATION if isinstance(result, report.EvasionReport) and result.violations else 0
+
+
+def _check_place(place: ranks.Place, out: Path | None, *, natural: bool) -> None:
+    """Refuse what several processes cannot do."""
+    if out is None:
+        raise BadInput(
+            f"{place.world} processes need --out, a folder in which they meet. Add --out DIR, or "
+            "start one process."
+        )
+    if natural:
+        raise BadInput(f"--threat {CORRUPTIONS} runs in one process. Start it without torchrun.")
+
+
+def _radii(text: str | None) -> "list[float]":
+    from robustkit.threat_models import parse_radius
+
+    return [parse_radius(part.strip()) for part in text.split(",")] if text else []
 
 
 def _refuse_attacks(given: Mapping[str, object]) -> None:
@@ -256,9 +302,11 @@ def _options(text: str | None) -> dict[str, dict[str, str]]:
     return found
 
 
-def _device(name: str, gpus: int) -> str:
+def _device(name: str, gpus: int, place: ranks.Place | None = None) -> str:
     if name == "auto":
-        return "cuda" if gpus else "cpu"
+        name = "cuda" if gpus else "cpu"
+    if name == "cuda" and place is not None:
+        return _own_device(gpus, place)
     kind, colon, number = name.partition(":")
     known = name == "cpu" or (kind == "cuda" and (number.isdigit() or not colon))
     if not known:
@@ -268,6 +316,16 @@ def _device(name: str, gpus: int) -> str:
             f"The device {name!r} is not there: {gpus} CUDA devices were found. Use --device cpu."
         )
     return name
+
+
+def _own_device(gpus: int, place: ranks.Place) -> str:
+    """Each process of a machine has a GPU of its own."""
+    if place.local_world > gpus:
+        raise BadInput(
+            f"{place.local_world} processes were started here, and {gpus} CUDA devices were found. "
+            "Start fewer, or say --device cuda:0 to have them share it, or --device cpu."
+        )
+    return f"cuda:{place.local_rank}"
 
 
 def _command() -> str:

@@ -16,7 +16,7 @@ def show(name: str) -> None:
     found = [entry for kind in registry.KINDS for entry in registry.entries(kind).values()]
     matching = [entry for entry in found if entry.name == name]
     if not matching:
-        kinds = "attack, defense, model, data set or threat model"
+        kinds = "attack, plan, defense, model, data set or threat model"
         raise UnknownName(kinds, name, (entry.name for entry in found))
     for number, entry in enumerate(matching):
         click.echo("\n" if number else "", nl=False)
@@ -31,11 +31,21 @@ def show(name: str) -> None:
                 click.echo(f"  {label}: {value}")
         thing = entry.load()
         click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
+        if entry.kind == "plans":
+            _show_plan(entry.name)
         options = _options(thing) if entry.kind in ("attacks", "defenses", "losses") else []
         if options:
             click.echo("\nOptions:")
             for line in options:
                 click.echo(f"  {entry.name}.{line}")
+
+
+def _show_plan(name: str) -> None:
+    from robustkit.evaluation.plans import words
+
+    click.echo("\nAttacks, each on the examples still standing:")
+    for line in words(name):
+        click.echo(f"  {line}")
 
 
 def _options(thing: object) -> list[str]:

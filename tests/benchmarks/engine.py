@@ -1,0 +1,185 @@
+"""The plans `fast` and `standard` against AutoAttack's standard version, on the same examples. A
+pass is one example forward, or one example backward: for the plans clean pass, search and judging
+together, for AutoAttack what the model was asked. Differences are paired: examples that only one
+of the two broke. The folder that ROBUSTKIT_BENCHMARKS names, if it is set, keeps the trained models
+and what AutoAttack found, since that takes up to half an hour for each."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from robustkit import data, evaluate, models
+from robustkit.data import LabelledImages
+from robustkit.models.frozen import frozen
+from robustkit.passes import watched
+from robustkit.report import EvasionReport
+from robustkit.threat_models import load
+
+TITLE = "The engine against AutoAttack"
+N = 500
+RECIPES = {
+    "cnn": ["--recipe", "fashion-mnist-pgd", "--n", "20000", "--epochs", "4"],
+    "res": [
+        "--recipe",
+        "fashion-mnist-pgd",
+        "--model",
+        "resnet-8",
+        "--n",
+        "12000",
+        "--epochs",
+        "4",
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model and the examples on which it is attacked."""
+
+    name: str
+    model: nn.Module
+    images: LabelledImages
+    radius: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which examples stand, and what finding out has cost."""
+
+    standing: Tensor
+    passes: int
+    seconds: float
+
+
+def run() -> dict[str, Any]:
+    """Each target, each plan."""
+    rows: list[dict[str, Any]] = []
+    with folder() as kept:
+        for target in targets(kept):
+            reference = autoattack(target, kept)
+            rows.append({**facts(target, "AutoAttack standard", reference), **paired()})
+            for plan in ("fast", "standard"):
+                report, ours = planned(target, plan)
+                checks: Any = report.diagnostics["flags"]
+                aside = checks["forward"] + checks["backward"]
+                rows.append(
+                    {
+                        **facts(target, f"plan {plan}", ours),
+                        **paired(ours, reference),
+                        "flags' passes / cost": aside / ours.passes,
+                    }
+                )
+    return {
+        "rows": rows,
+        "setting": f"linf, eps 0.1 on the first {N} test images of Fashion-MNIST, 8/255 on the 20 "
+        "CIFAR-10 images; CPU seconds of the process; seed 0",
+    }
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """Where models and AutoAttack's results lie."""
+    if "ROBUSTKIT_BENCHMARKS" in os.environ:
+        yield Path(os.environ["ROBUSTKIT_BENCHMARKS"])
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def targets(kept: Path) -> Iterator[Target]:
+    """Two kinds of robust network, and one without a defense."""
+    clothes = data.load("fashion-mnist", n=N)
+    for name, title in (("cnn", "CNN, PGD training"), ("res", "ResNet-8, PGD training")):
+        if not (kept / name / "robustkit.json").exists():
+            command = [sys.executable, "-m", "robustkit", "train", *RECIPES[name]]
+            subprocess.run([*command, "--device", "cpu", "--out", str(kept / name)], check=True)
+        yield Target(title, models.load(str(kept / name)), clothes, 0.1)
+    resnet = models.load("builtin:cifar10-resnet18")
+    yield Target("ResNet-18, undefended", resnet, data.load("samples:cifar10"), 8 / 255)
+
+
+def planned(target: Target, plan: str) -> tuple[EvasionReport, Outcome]:
+    """Our own verdict."""
+    start = time.process_time()
+    threat = load("linf").with_radius(target.radius)
+    report = evaluate(target.model, target.images, threat, plan=plan)
+    seconds = time.process_time() - start
+    standing = torch.tensor([example.status == "robust" for example in report.examples])
+    return report, Outcome(standing, report.cost.forward + report.cost.backward, seconds)
+
+
+def autoattack(target: Target, kept: Path) -> Outcome:
+    """AutoAttack's verdict, with frozen weights."""
+    file = kept / f"autoattack-{models.fingerprint(target.model)[:16]}.pt"
+    if file.exists():
+        found = torch.load(file, weights_only=True)
+        return Outcome(found["standing"], found["passes"], found["seconds"])
+    inputs, labels = target.images.inputs(slice(None)), target.images.labels
+    counting = Counting(target.model)
+    start = time.process_time()
+    with frozen(target.model):
+        attack = AutoAttack(
+            counting, norm="Linf", eps=target.radius, version="standard", seed=0, device="cpu"
+        )
+        changed = attack.run_standard_evaluation(inputs, labels, batch_size=250)
+        seconds = time.process_time() - start
+        with torch.no_grad():
+            parts = [target.model(part).argmax(1) for part in changed.split(250)]
+    standing = torch.cat(parts) == labels
+    torch.save({"standing": standing, "passes": counting.passes, "seconds": seconds}, file)
+    return Outcome(standing, counting.passes, seconds)
+
+
+class Counting(nn.Module):
+    """A model that counts examples passed forward and backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.passes = 0
+
+    def count(self, number: int) -> None:
+        """So many more passes."""
+        self.passes += number
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The model's answers."""
+        self.count(len(inputs))
+        logits: Tensor = self.model(inputs)
+        return watched(logits, lambda: self.count(len(inputs)))
+
+
+def facts(target: Target, who: str, outcome: Outcome) -> dict[str, Any]:
+    """What one evaluation found."""
+    return {
+        "target": target.name,
+        "evaluation": who,
+        "n": len(outcome.standing),
+        "robust, %": 100 * float(outcome.standing.double().mean()),
+        "passes": outcome.passes,
+        "CPU s": outcome.seconds,
+    }
+
+
+def paired(ours: Outcome | None = None, reference: Outcome | None = None) -> dict[str, Any]:
+    """Ours against the reference; dashes for the reference itself."""
+    if ours is None or reference is None:
+        columns = ("broken by it alone", "by AutoAttack alone", "passes, 1/x", "CPU s, 1/x")
+        return dict.fromkeys((*columns, "flags' passes / cost"), "-")
+    return {
+        "broken by it alone": int((~ours.standing & reference.standing).sum()),
+        "by AutoAttack alone": int((ours.standing & ~reference.standing).sum()),
+        "passes, 1/x": reference.passes / ours.passes,
+        "CPU s, 1/x": reference.seconds / ours.seconds,
+    }
