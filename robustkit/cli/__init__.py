@@ -12,6 +12,7 @@ from robustkit.cli import ranks
 from robustkit.cli.defend import defend
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_
+from robustkit.cli.selftest import selftest
 from robustkit.cli.show import show
 from robustkit.cli.train import train
 from robustkit.errors import BadInput, RobustkitError
@@ -33,6 +34,7 @@ def commands() -> None:
 commands.add_command(defend)
 commands.add_command(evaluate)
 commands.add_command(list_)
+commands.add_command(selftest)
 commands.add_command(show)
 commands.add_command(train)
 
