@@ -83,7 +83,7 @@ def finished(model: CNN, out: Path, world: int, *, resume: bool = False) -> Evas
 
     When the others are done already, the first one is the last.
     """
-    reports = []
+    reports: list[EvasionReport] = []
     for share in shares(world):
         assert not (out / "report.json").exists() or reports
         with contextlib.suppress(OthersAtWork):
