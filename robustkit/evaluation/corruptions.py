@@ -260,7 +260,7 @@ def _flags(data: LabelledImages, found: Inspection, result: Outcome) -> list[Fla
             f"Without any corruption {result.disagreements} answers differ from those to the clean "
             "images."
         )
-        random = not found.reproducible or any(flag.id == "random-forward" for flag in found.flags)
+        random = not found.reproducible or any(flag.id == "F1" for flag in found.flags)
         severity: Severity = "warn" if random else "void"
         flags.append(Flag(id="control-failed", severity=severity, message=text))
     text = (

@@ -18,6 +18,7 @@ from robustkit.evaluation.flags_probes import (
 )
 from robustkit.evaluation.flags_sample import Measurement, Site
 from robustkit.evaluation.plans import Plan
+from robustkit.evaluation.summary import Standing
 from robustkit.files import write_atomically
 from robustkit.passes import Passes
 from robustkit.report import Flag
@@ -51,7 +52,13 @@ class Diagnosis:
 
 
 def diagnose(
-    engine: Engine, plan: Plan, *, classes: int, before: Passes, folder: Path | None = None
+    engine: Engine,
+    plan: Plan,
+    standing: Standing,
+    *,
+    classes: int,
+    before: Passes,
+    folder: Path | None = None,
 ) -> Diagnosis:
     """Measure, on the hardest examples that stand, whether the attacks can be believed.
 
@@ -61,6 +68,7 @@ def diagnose(
     Args:
         engine: A run whose plan is complete.
         plan: What was run.
+        standing: Its examples; has taken in nothing but the clean pass.
         classes: How many classes the model knows.
         before: What the checks before the run have cost.
         folder: Where the result is kept, and taken from if it is there.
@@ -70,7 +78,7 @@ def diagnose(
             return decode(Diagnosis, parse((folder / FILE).read_text(encoding="utf-8")))
         except (CorruptFile, UnicodeDecodeError):
             pass  # Nothing is lost: it is measured again.
-    found = _measured(Site(engine, plan, classes=classes, before=before))
+    found = _measured(Site(engine, plan, standing, classes=classes, before=before))
     if folder is not None:
         write_atomically(folder / FILE, json.dumps(encode(found)))
     return found

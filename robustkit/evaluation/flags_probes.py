@@ -98,7 +98,7 @@ def single_step(site: Site) -> Found:
         if not len(pool):
             raise DoesNotFit("no example fell to a single step.")
     _check(site, attack)
-    price = 4 if reverse else 2 * _SMALL_STEPS + 1
+    price = (3 if reverse else 2 * _SMALL_STEPS) + site.judging
     rows = _enough(site.affordable(pool, price, _SHARES["F9"], _MANY))
     broken, cost = broken_by(site, attack, rows, "F9")
     lost = broken if reverse else len(rows) - broken
@@ -123,7 +123,9 @@ def huge_radius(site: Site) -> Found:
     wide = threat.with_radius(max(radius, allowed.radius))
     attack = PGD(steps=_HUGE_STEPS, loss="margin", random_start=False)
     _check(site, attack, wide)
-    rows = _enough(site.affordable(site.hardest, 2 * _HUGE_STEPS + 1, _SHARES["F8"], _MANY))
+    rows = _enough(
+        site.affordable(site.hardest, 2 * _HUGE_STEPS + site.judging, _SHARES["F8"], _MANY)
+    )
     broken, cost = broken_by(site, attack, rows, "F8", wide)
     share = len(site.hardest) / site.total
     flag = flags.survives_everything(len(rows) - broken, len(rows), share, site.classes, radius)
@@ -138,8 +140,8 @@ def black_box(site: Site) -> Found:
         raise DoesNotFit("the plan has Square itself; see its row.")
     fewest, largest = _QUERIES
     _check(site, Square())
-    rows = _enough(site.affordable(site.hardest, fewest + 1, _SHARES["F5"], _MANY // 2))
-    queries = int(site.left * _SHARES["F5"]) // len(rows) - 1
+    rows = _enough(site.affordable(site.hardest, fewest + site.judging, _SHARES["F5"], _MANY // 2))
+    queries = int(site.left * _SHARES["F5"]) // len(rows) - site.judging
     queries = min(max(queries, fewest), largest)
     broken, cost = broken_by(site, Square(queries=queries), rows, "F5")
     flag = flags.black_box_wins(broken, len(rows), queries, sample=True)
@@ -164,7 +166,7 @@ def twice_the_steps(site: Site) -> Found:
         **{name: value for name, value in wanted.items() if name in fields},
     )
     # Ranking its targets takes at most so many passes more.
-    price = 2 * (steps + 6) + 1
+    price = 2 * (steps + 6) + site.judging
     enough = max(_MANY, math.ceil(_POINTS * site.total))
     rows = _enough(site.affordable(site.hardest, price, _SHARES["F7"], enough))
     broken, cost = broken_by(site, attack, rows, "F7")

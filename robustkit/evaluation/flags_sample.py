@@ -13,6 +13,7 @@ from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise
 from robustkit.evaluation.blocks import parts
+from robustkit.evaluation.draws import DRAWS
 from robustkit.evaluation.engine import Engine
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Standing
@@ -60,16 +61,20 @@ class Site:
             left first; equal ones by id, so that the order of the data does not matter.
         stepped: (M,) positions of those that fell to a single step, the largest lead first.
         left: Passes that may still be spent.
+        judging: Passes that judging a point takes.
     """
 
-    def __init__(self, engine: Engine, plan: Plan, *, classes: int, before: Passes) -> None:
-        """Args: the run after its plan, and what the checks before it have cost."""
+    def __init__(
+        self, engine: Engine, plan: Plan, standing: Standing, *, classes: int, before: Passes
+    ) -> None:
+        """Args: the run, its examples after the clean pass, what the checks before it have cost."""
         self.engine = engine
         self.lines = [line for line in plan if line.role == "plan"]
         self.total = len(engine.data)
         self.classes = classes
         self.left = _spent(engine, plan) - before.forward - before.backward
-        standing = Standing(engine.data, engine.records)
+        # Passes of a judgement: of a random model, a majority of draws decides.
+        self.judging = 1 if engine.jury is None else DRAWS
         for stage in range(len(plan)):
             standing.take(stage, engine.records.stage(stage))
         right = standing.clean_label == standing.labels
@@ -78,7 +83,8 @@ class Site:
         # What no attack has measured counts as having nothing left.
         share = torch.where(share.isfinite(), share, 0.0)
         by_id = engine.data.ids.argsort(stable=True)
-        stands = by_id[torch.isin(by_id, standing.rows)]
+        fell = [standing.status(row) in ("broken", "misclassified") for row in by_id.tolist()]
+        stands = by_id[~torch.tensor(fell)]
         self.hardest = stands[share[stands].argsort(stable=True)]
         steps = [at for at, line in enumerate(plan) if one_step(line.attack)]
         fallen = by_id[torch.isin(standing.broken_by[by_id], torch.tensor(steps))]
@@ -143,18 +149,37 @@ def broken_by(
         clean, wanted = engine.inputs(part), site.objective(part)
         streams = engine.streams(part, f"flags {purpose}")
         points = attack.run(view, clean, wanted, threat.allowed, streams=streams)
-        every = padded(torch.arange(len(part)), engine.width)
-        verdict = threat.judge(
-            engine.model,
-            padded(clean, engine.width),
-            padded(points, engine.width),
-            wanted.take(every.to(engine.device)),
-            padded(meter.ledger.forward, engine.width),
-            streams=engine.streams(part[every], f"flags {purpose} score"),
-        )
-        broken += int(verdict.achieved[: len(part)].sum())
-        cost += site.pay(meter.ledger, extra=len(part)) + Passes(rows_run=engine.width)
+        achieved = _achieved(site, threat, part, clean, points, wanted, f"flags {purpose} score")
+        broken += int(achieved.sum())
+        cost += site.pay(meter.ledger, extra=site.judging * len(part))
+        cost += Passes(rows_run=site.judging * engine.width)
     return broken, cost
+
+
+def _achieved(
+    site: Site,
+    threat: ThreatModel,
+    rows: Tensor,
+    clean: Tensor,
+    points: Tensor,
+    wanted: Objective,
+    purpose: str,
+) -> Tensor:
+    """(N,) bool: allowed, and reached on fresh answers; of a random model, on most of its draws."""
+    engine = site.engine
+    if engine.jury is not None:
+        poll = engine.jury.poll(rows, points, wanted, purpose)
+        return threat.allowed.contains(clean, points) & (2 * poll.wins > DRAWS)
+    every = padded(torch.arange(len(rows)), engine.width)
+    verdict = threat.judge(
+        engine.model,
+        padded(clean, engine.width),
+        padded(points, engine.width),
+        wanted.take(every.to(engine.device)),
+        torch.zeros_like(every, device=engine.device),
+        streams=engine.streams(rows[every], purpose),
+    )
+    return verdict.achieved[: len(rows)]
 
 
 @torch.enable_grad()
@@ -195,7 +220,7 @@ def _spent(engine: Engine, plan: Plan) -> int:
     apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
     groups = [group for group in engine.records.groups if group.stage not in apart]
     judged = sum(len(group.rows) for group in groups if group.stage >= 0)
-    return judged + sum(group.forward + group.backward for group in groups)
+    return judged + sum(group.forward + group.backward + group.polled for group in groups)
 
 
 def _targets(engine: Engine) -> Tensor | None:

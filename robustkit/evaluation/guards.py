@@ -146,7 +146,7 @@ class _Probe:
     def differing(self) -> int:
         """How many examples are answered differently in identical calls, each with new draws."""
         differs = _differs(self.first, self.second)
-        inputs, payers = self.rows(_REPEATED)
+        inputs, payers = self.rows(min(_REPEATED, len(self.first)))
         few = slice(len(inputs))
         before = self.meter.ledger.passes
         for _ in range(_CALLS - 2):

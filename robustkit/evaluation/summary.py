@@ -300,12 +300,6 @@ def _finite(value: float) -> float | None:
 def attack_flags(plan: Plan, goal: Goal, classes: int, result: Tally) -> list[Flag]:
     """What the reader should know about the attacks that ran."""
     flags = []
-    if result.violations:
-        text = (
-            f"{result.violations} returned examples were outside the perturbation set or over the "
-            "budget. They count as survived."
-        )
-        flags.append(Flag(id="violations", severity="void", message=text))
     for row in result.references:
         if row.broken:
             text = (

@@ -17,9 +17,10 @@ from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.flags_verdict import sanity_flags
 from robustkit.evaluation.plans import Line
 from robustkit.models.cnn import CNN
+from robustkit.randomness import Streams
 from robustkit.report import AttackRow, Draws, EvasionReport
 from robustkit.statistics import wilson
-from robustkit.threat_models import ThreatModel, parse_goal
+from robustkit.threat_models import Output, ThreatModel, parse_goal
 from tests.evaluation.cheats import Cheat
 from tests.evaluation.victims import RADII, Counting, digits, outcome, threat
 
@@ -206,6 +207,40 @@ def row(through: str, broken: int, *, backward: int = 9, violations: int = 0) ->
         queries=9,
         seconds=0.0,
     )
+
+
+def test_a_model_that_names_a_stand_in_raises_f2_if_that_gives_it_away(model: CNN) -> None:
+    class Masked(Altered):
+        def surrogates(self) -> dict[str, nn.Module]:
+            return {"plain": model}
+
+    pgd = PGD(steps=10, loss="margin")
+    report = report_on(Masked(model, before=terraced), 12, attacks=[pgd])
+    assert severities(report)["F2"] == "void"
+    assert "through surrogate:plain" in message(report, "F2")
+    assert report.accuracies.direct.value > 0.8 > 0.6 > report.accuracies.worst.value
+    # One that hides nothing names a stand-in as well.
+    assert "F2" not in severities(report_on(Masked(model), 12, attacks=[pgd]))
+
+
+def test_a_random_model_is_measured_by_most_of_its_draws(model: CNN) -> None:
+    class Noisy(nn.Module):
+        stochastic = True
+
+        def answer(self, inputs: Tensor, *, streams: Streams | None = None) -> Output:
+            assert streams is not None
+            return Output(model(inputs) + 0.1 * streams.normal((10,)))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            raise AssertionError
+
+    attacks = [PGD(steps=20, loss="margin")]
+    report = evaluate(Noisy(), digits(8), threat(), attacks=attacks, batch_size=8)
+    assert set(severities(report)) == {"F1", "F11"}
+    rows = measured(report)
+    assert rows["F8"]["values"]["broken"] == rows["F8"]["examples"] > 0
+    cost, beside = spent(report)
+    assert beside < cost
 
 
 @pytest.mark.parametrize(

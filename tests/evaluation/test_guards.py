@@ -34,7 +34,8 @@ class Altered(nn.Module):
 
 
 def ids(report: EvasionReport) -> set[str]:
-    return {flag.id for flag in report.flags}
+    """The flags, but for the one that every run on a few examples raises."""
+    return {flag.id for flag in report.flags} - {"F11"}
 
 
 def quick(model: nn.Module, images: LabelledImages | None = None) -> EvasionReport:
@@ -43,7 +44,7 @@ def quick(model: nn.Module, images: LabelledImages | None = None) -> EvasionRepo
 
 def test_an_ordinary_model_raises_no_flag(model: CNN) -> None:
     report = quick(model)
-    assert report.flags == ()
+    assert ids(report) == set()
     assert report.environment.reproducible
 
 
@@ -93,7 +94,7 @@ def test_probabilities_are_flagged(model: CNN) -> None:
 
 def test_a_random_model_is_flagged_and_not_called_reproducible(model: CNN) -> None:
     report = quick(Altered(model, lambda logits: logits + 1e-3 * torch.randn_like(logits)))
-    assert ids(report) == {"random-forward"}
+    assert ids(report) == {"F1"}
     assert not report.environment.reproducible
 
 
@@ -110,7 +111,7 @@ def test_a_random_model_with_streams_is_flagged_and_reproducible(model: CNN) -> 
 
     report = evaluate(Noisy(), digits(12), threat(), attacks=[PGD(steps=3)], batch_size=4)
     again = evaluate(Noisy(), digits(12), threat(), attacks=[PGD(steps=3)], batch_size=4)
-    assert "random-forward" in ids(report)
+    assert "F1" in ids(report)
     assert report.environment.reproducible
     assert report.examples == again.examples
 
@@ -118,7 +119,7 @@ def test_a_random_model_with_streams_is_flagged_and_reproducible(model: CNN) -> 
 def test_a_model_that_answers_nan_is_flagged_and_right_about_nothing(model: CNN) -> None:
     report = quick(Altered(model, lambda logits: logits * torch.nan))
     assert ids(report) >= {"non-finite-logits"}
-    assert "random-forward" not in ids(report)
+    assert "F1" not in ids(report)
     assert report.environment.reproducible
     assert report.clean_accuracy.value == 0
     assert {example.status for example in report.examples} == {"misclassified"}
@@ -127,9 +128,10 @@ def test_a_model_that_answers_nan_is_flagged_and_right_about_nothing(model: CNN)
 def test_a_model_without_slope_is_flagged(model: CNN) -> None:
     flat = Altered(model, lambda logits: logits.round() + 0 * logits)
     report = quick(flat)
-    assert ids(report) == {"zero-gradient"}
-    (message,) = (flag.message for flag in report.flags)
-    assert "12 of 12" in message
+    assert "F3" in ids(report)
+    (message,) = (flag.message for flag in report.flags if flag.id == "F3")
+    assert "on 12 clean images" in message
+    assert "exactly zero for 12" in message
 
 
 def test_a_model_that_cannot_be_differentiated_is_refused_by_gradient_attacks(model: CNN) -> None:
@@ -141,7 +143,7 @@ def test_nan_gradients_make_the_verdict_void(model: CNN) -> None:
     # The square root has an infinite slope at 0, and 0 times infinity is NaN.
     report = quick(Altered(model, lambda logits: logits + 0 * (0 * logits).sqrt()))
     assert "non-finite-gradient" in ids(report)
-    assert {flag.severity for flag in report.flags} == {"void"}
+    assert {flag.severity for flag in report.flags} == {"void", "info"}
 
 
 def test_too_few_classes_are_refused() -> None:

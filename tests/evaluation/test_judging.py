@@ -33,8 +33,8 @@ def test_a_cheat_scores_nothing_and_is_exposed(way: str, model: CNN) -> None:
     (row,) = report.attacks
     assert (row.broken, row.violations) == (0, row.examples_in)
     assert report.violations == row.examples_in > 0
-    (flag,) = (flag for flag in report.flags if flag.severity == "void")
-    assert flag.id == "violations"
+    (flag,) = (flag for flag in report.flags if flag.severity == "unlisted")
+    assert flag.id == "F6"
     assert all(e.distance is None and e.attack is None for e in report.examples)
 
 

@@ -422,8 +422,8 @@ def test_an_evaluation_asks_what_it_says_it_asks(norm: str, attack: str, book: B
     guards = report.diagnostics["guards"]
     assert isinstance(guards, dict)
     assert sum(count for _, count in book.times) == report.cost.forward + guards["forward"]
-    assert guards == {"forward": 10, "backward": 0}
-    assert [flag.id for flag in report.flags] == ["deployed-model"]
+    assert guards == {"forward": 22, "backward": 0}
+    assert [flag.id for flag in report.flags] == ["F11", "deployed-model"]
     assert report.model.parameters is None
     assert report.model.sha256 == remote(book).identity
     assert report.environment.width == 64
@@ -433,4 +433,4 @@ def test_an_evaluation_asks_what_it_says_it_asks(norm: str, attack: str, book: B
 def test_a_server_that_changes_its_mind_is_flagged(book: Book) -> None:
     book.acts = [lambda _: [0] * 5, lambda _: [1] * 5]
     report = evaluate(remote(book), (images(), LABELS), decisions(3), attacks=["cgba"])
-    assert "random-forward" in [flag.id for flag in report.flags]
+    assert "F1" in [flag.id for flag in report.flags]
