@@ -235,13 +235,16 @@ def _caught(fault: EvasionAttack[Any]) -> Check:
 
 def _words(attack: EvasionAttack[Any]) -> str:
     """The attack and the options that differ from its defaults."""
-    options = describe(attack)
-    changed = {
-        field.name: options[field.name]
-        for field in (dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ())
-        if field.name in options and options[field.name] != field.default
-    }
-    return " ".join([name_of(attack), *(f"{key}={value}" for key, value in changed.items())])
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(attack):
+        fields = dataclasses.fields(attack)
+    defaults: dict[str, object] = {field.name: field.default for field in fields}
+    changed = [
+        f"{name}={value}"
+        for name, value in describe(attack).items()
+        if name in defaults and value != defaults[name]
+    ]
+    return " ".join([name_of(attack), *changed])
 
 
 def _accuracy(attack: EvasionAttack[Any], task: _Task) -> tuple[float, int]:
@@ -339,7 +342,8 @@ def plain_pgd(
 
 
 def _length(change: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(change.flatten(1), dim=1)[:, None, None, None]
+    length: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
+    return length[:, None, None, None]
 
 
 @functools.cache

@@ -234,7 +234,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(model: CNN) -> None:
 
 def test_memory_that_runs_out_later_can_be_resumed(model: CNN, tmp_path: Path) -> None:
     def starve(count: Count) -> None:
-        if count.calls == 6:
+        if count.calls == 9:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(DeviceLost, match=r"Memory ran out\. Nothing was recorded"):
@@ -248,7 +248,7 @@ def test_memory_that_runs_out_later_can_be_resumed(model: CNN, tmp_path: Path) -
 
 def test_a_device_that_fails_is_told(model: CNN) -> None:
     def fail(count: Count) -> None:
-        if count.calls == 6:
+        if count.calls == 9:
             raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
 
     with pytest.raises(DeviceLost, match=r"CUDA error: unspecified launch failure\)"):

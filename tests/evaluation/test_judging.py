@@ -145,7 +145,9 @@ def test_the_bill_is_what_the_model_was_asked(name: str, model: CNN) -> None:
     report = evaluate(counting, digits(15), threat(), attacks=PLANS[name], batch_size=1)
     guards = report.diagnostics["guards"]
     assert isinstance(guards, dict)
-    assert report.cost.forward + guards["forward"] == counting.count.rows
+    flags = report.diagnostics["flags"]
+    assert isinstance(flags, dict)
+    assert report.cost.forward + guards["forward"] + flags["forward"] == counting.count.rows
     assert report.cost.rows_run == report.cost.forward
     search = sum(row.forward for row in report.attacks)
     judging = sum(row.examples_in for row in report.attacks)
@@ -167,8 +169,11 @@ def test_padding_is_run_but_not_charged(model: CNN) -> None:
     narrow = evaluate(model, digits(15), threat(), attacks=PLANS["steps"], batch_size=1)
     assert wide.cost.forward == narrow.cost.forward
     assert wide.cost.backward == narrow.cost.backward
-    guards_rows = 2 * 32 + 2  # asked twice, at the full width and before that with one row
-    assert wide.cost.rows_run == counting.count.rows - guards_rows
+    # Asked twice with one row, five times at the full width, then for the flags.
+    flags = wide.diagnostics["flags"]
+    assert isinstance(flags, dict)
+    guards_rows = 2 + 5 * 32
+    assert wide.cost.rows_run == counting.count.rows - guards_rows - flags["rows_run"]
     assert wide.cost.rows_run % 32 == 0
 
 
