@@ -20,8 +20,10 @@ from robustkit.attacks.stepwise import feed, search
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
 from robustkit.evaluation import adaptive, draws, evasion, plans
+from robustkit.evaluation.billing import Aims
 from robustkit.evaluation.draws import DRAWS, mean_share, summed_up
 from robustkit.evaluation.flags_diagnosis import Diagnosis
+from robustkit.evaluation.records import Group, Records
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
 from robustkit.report import EvasionReport
@@ -269,11 +271,53 @@ def test_transfer_succeeds_only_where_the_model_itself_is_fooled() -> None:
     assert torch.allclose(same, slope)
 
 
+def test_a_search_ends_where_the_model_is_fooled_and_not_the_stand_in() -> None:
+    class Brightness(nn.Module):
+        """Answers 1 where the mean of the image exceeds `at`."""
+
+        def __init__(self, at: float) -> None:
+            super().__init__()
+            self.at = at
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            lead = inputs.flatten(1).mean(1) - self.at
+            return torch.stack([-lead, lead], dim=1)
+
+    clean, labels = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
+    streams = Streams.of(seed=0, ids=torch.arange(2))
+    meter = Meter(Brightness(0.65), streams, width=2)
+    view: Any = grant(meter, Access.GRADIENT)
+    attack = PGD(steps=10, step_size=0.1, random_start=False)
+    with meter.guided(Guide(Brightness(0.25))):
+        ball = LpBall(norm="linf", radius=1.0)
+        points = attack.run(view, clean, Objective(labels), ball, streams=streams)
+    assert torch.allclose(points, torch.full_like(clean, 0.7))
+    # At the start and after each of seven steps.
+    assert view.spent.tolist() == [8, 8]
+
+
 def test_the_nearest_classes_of_a_stand_in_are_its_own() -> None:
     nearest = build("apgd", {"ranking": "nearest", "targets": "2", "steps": "5", "loss": "margin"})
     report = run(Masked(), attacks=["fgsm", nearest])
     assert report.accuracies.direct.value > 0.85
     assert report.robust_accuracy.value < 0.65
+
+
+def test_nearest_classes_are_remembered_by_whose_gradients_found_them() -> None:
+    records = Records(None, {})
+    for through in ("direct", "surrogate:one"):
+        row = 0 if through == "direct" else 1
+        group = Group(
+            stage=row, rows=[row], labels=[0], aims=[[3]], through=through,
+            forward=1, rows_run=1, seconds=0.0,
+        )  # fmt: skip
+        records.add(group)
+    everyone = torch.arange(2)
+    for through in ("direct", "eot", "warm"):
+        assert Aims(records, 2, through).known(everyone).tolist() == [True, False]
+    assert Aims(records, 2, "surrogate:one").known(everyone).tolist() == [False, True]
+    for through in ("surrogate:two", "bpda"):
+        assert Aims(records, 2, through).known(everyone).tolist() == [False, False]
 
 
 # --- warm starts ------------------------------------------------------------------------------
