@@ -297,6 +297,7 @@ def test_a_full_disk_at_the_end_loses_nothing(
     assert outcome(run(model, tmp_path / "out", resume=True)) == outcome(finished[1])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *FILES,
+        "diagnostics.json",
         "report.json",
         "report.html",
         "examples.safetensors",
