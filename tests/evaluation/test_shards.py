@@ -141,6 +141,19 @@ def test_several_processes_find_what_one_finds(
     same(tmp_path / "out", finished(model, tmp_path / "out", world), alone)
 
 
+def test_a_process_does_its_share_and_nothing_else(model: CNN, tmp_path: Path) -> None:
+    share = shares(3)[1]
+    with pytest.raises(OthersAtWork, match="2 of 3 are not"):
+        work(model, tmp_path, share)
+    lines = (tmp_path / "ranks" / "1-of-3" / "records.jsonl").read_text().splitlines()
+    groups = [json.loads(line) for line in lines]
+    clean = [row for group in groups if group["stage"] == -1 for row in group["rows"]]
+    assert sorted(clean) == share.rows(N).tolist()
+    assert {row for group in groups for row in group["rows"]} == set(clean)
+    # The third attack depends on who shares a batch: it and what follows wait for the last process.
+    assert {group["stage"] for group in groups} == {-1, 0, 1}
+
+
 def test_there_may_be_more_processes_than_examples(model: CNN, tmp_path: Path) -> None:
     report = work(model, None, data=digits(3))
     several = tmp_path / "several"
