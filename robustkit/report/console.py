@@ -64,15 +64,11 @@ def _filter(console: Console) -> Callable[[str], str]:
 
 def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> None:
     verdict = report.verdict
-    rows = [(verdict.metric, verdict.value, verdict.low, verdict.high)]
-    if isinstance(report, EvasionReport | CorruptionsReport):
-        clean = report.clean_accuracy
-        rows.append(("clean_accuracy", clean.value, clean.low, clean.high))
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(justify="right")
     grid.add_column()
-    for place, (name, value, low, high) in enumerate(rows):
+    for place, (name, value, low, high) in enumerate(words.shares(report)):
         style = "" if place else "bold"
         interval = f"95 % interval {100 * low:.1f} to {words.percent(high)}"
         interval += "" if place else f", n = {verdict.n:,}"

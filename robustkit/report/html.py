@@ -161,13 +161,10 @@ _FILTERS: dict[str, Callable[..., str]] = {
 
 def _gauges(report: Report) -> list[_Gauge]:
     """Shares only: another metric has no place on a scale from 0 to 1."""
-    verdict = report.verdict
-    found = [_Gauge(name=verdict.metric, value=verdict.value, low=verdict.low, high=verdict.high)]
-    if isinstance(report, EvasionReport | CorruptionsReport):
-        clean = report.clean_accuracy
-        found.append(
-            _Gauge(name="clean_accuracy", value=clean.value, low=clean.low, high=clean.high)
-        )
+    found = [
+        _Gauge(name=name, value=value, low=low, high=high)
+        for name, value, low, high in words.shares(report)
+    ]
     return [gauge for gauge in found if gauge.low >= 0 and gauge.high <= 1]
 
 

@@ -14,6 +14,10 @@ METRICS = {
     "robust_accuracy": "Robust accuracy",
     "clean_accuracy": "Clean accuracy",
     "mean_accuracy": "Mean accuracy under corruption",
+    "direct": "Under attacks on the model itself",
+    "surrogate": "Under attacks through stand-ins",
+    "majority": "Right on most draws",
+    "all": "Right on every draw",
 }
 
 # Titles of what `distances` gives.
@@ -167,6 +171,21 @@ def _change(allowed: PerturbationFacts) -> str:
         else f"What it may change: {allowed.norm}, up to {radius}"
     )
     return f"{words}, within [{allowed.low:g}, {allowed.high:g}]."
+
+
+def shares(report: Report) -> list[tuple[str, float, float, float]]:
+    """What stands at the head of a report: name, value, low, high; the verdict first."""
+    verdict = report.verdict
+    rows = [(verdict.metric, verdict.value, verdict.low, verdict.high)]
+    found = {}
+    if isinstance(report, EvasionReport | CorruptionsReport):
+        found["clean_accuracy"] = report.clean_accuracy
+    if isinstance(report, EvasionReport) and report.accuracies.surrogate is not None:
+        found["direct"] = report.accuracies.direct
+        found["surrogate"] = report.accuracies.surrogate
+    if isinstance(report, EvasionReport) and report.draws is not None:
+        found["majority"], found["all"] = report.draws.majority, report.draws.all
+    return [*rows, *((name, one.value, one.low, one.high) for name, one in found.items())]
 
 
 def left(report: EvasionReport) -> list[tuple[AttackRow, float]]:

@@ -26,7 +26,7 @@ from robustkit.evaluation.flags_diagnosis import Diagnosis
 from robustkit.evaluation.records import Group, Records
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
-from robustkit.report import EvasionReport
+from robustkit.report import EvasionReport, words
 from robustkit.statistics import wilson
 from robustkit.threat_models import (
     Access,
@@ -482,6 +482,12 @@ def test_candidates_are_chosen_and_scored_on_different_draws() -> None:
     assert "F10" in {flag.id for flag in report.flags}
 
 
+def test_examples_that_most_draws_get_wrong_are_attacked_too() -> None:
+    report = run(Coin(0.7), data=tossed(20), attacks=[PGD(steps=1)], batch_size=20)
+    assert report.attacks[0].examples_in == 20
+    assert 0 < report.robust_accuracy.value < 0.4
+
+
 def test_averages_over_draws_break_more_than_one_draw() -> None:
     model = Noisy(spread=0.6)
     images, adversary = digits(N), threat()
@@ -725,9 +731,28 @@ def test_what_is_no_stand_in_is_refused(stand_in: object) -> None:
         run(model)
 
 
-def test_stand_ins_are_given_back_as_they_were() -> None:
-    model = Masked()
-    model.mean.train()
-    run(model, attacks=[FGSM()])
-    assert model.mean.training
-    assert all(parameter.requires_grad for parameter in model.mean.parameters())
+def test_stand_ins_are_held_still_and_given_back_as_they_were() -> None:
+    model, apart = Masked(), victim().train()
+    moving = []
+    apart.register_forward_hook(
+        lambda module, *_: moving.append(
+            module.training or any(p.requires_grad for p in module.parameters())
+        )
+    )
+    model.surrogates = lambda: {"apart": apart}  # type: ignore[method-assign]
+    run(model, attacks=[FGSM()], data=digits(4))
+    assert moving
+    assert not any(moving)
+    assert apart.training
+    assert all(parameter.requires_grad for parameter in apart.parameters())
+
+
+def test_what_stands_at_the_head_of_a_report(
+    masked: EvasionReport, noisy: tuple[Path, EvasionReport], model: CNN
+) -> None:
+    common = ["robust_accuracy", "clean_accuracy"]
+    ways = ["direct", "surrogate"]
+    assert [row[0] for row in words.shares(run(model, attacks=[FGSM()]))] == common
+    assert [row[0] for row in words.shares(masked)] == [*common, *ways]
+    assert [row[0] for row in words.shares(noisy[1])] == [*common, *ways, "majority", "all"]
+    assert words.shares(masked)[2][1] == masked.accuracies.direct.value
