@@ -41,6 +41,7 @@ def by_stand_in(through: str) -> bool:
     """Whether a stand-in of the model has a part in what a line is pointed at."""
     return through.startswith("surrogate:") or through in ("bpda", "warm")
 
+
 # Name, options, lead left. Cheap attacks first: an example that has fallen is not attacked again,
 # and effort goes where little of the lead is left.
 _Words = tuple[str, Mapping[str, str], float | None]
@@ -63,26 +64,20 @@ _NEAREST: tuple[_Words, ...] = (
     ),
 )
 
+_NEAREST_AGAIN = {"loss": "margin", "targets": "1", "ranking": "nearest", "steps": "200"}
+
 FAST: tuple[_Words, ...] = (
     *_NEAREST,
-    ("apgd", {"loss": "margin", "targets": "3", "ranking": "nearest", "steps": "20"}, 0.5),
+    ("apgd", {"loss": "cross-entropy", "steps": "40"}, 0.5),
+    ("apgd", _NEAREST_AGAIN, 0.05),
 )
 
 STANDARD: tuple[_Words, ...] = (
     *_NEAREST,
-    ("pgd", {"loss": "cross-entropy", "steps": "20"}, None),
-    ("apgd", {"loss": "margin", "targets": "3", "ranking": "nearest", "steps": "20"}, 0.7),
-    ("apgd", {"loss": "cross-entropy", "steps": "50"}, 0.5),
-    (
-        "apgd",
-        {
-            "loss": "dlr",
-            "targets": "3",
-            "ranking": "nearest",
-            "steps": "50",
-        },
-        0.3,
-    ),
+    ("apgd", {"loss": "cross-entropy", "steps": "40"}, 0.7),
+    ("apgd", {"loss": "margin", "targets": "3", "ranking": "nearest", "steps": "20"}, 0.5),
+    ("apgd", {"loss": "margin", "steps": "100"}, 0.2),
+    ("apgd", {**_NEAREST_AGAIN, "restarts": "2"}, 0.05),
 )
 
 THOROUGH: tuple[_Words, ...] = (
