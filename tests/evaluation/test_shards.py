@@ -27,6 +27,7 @@ from robustkit.evaluation.records import Records
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport, read
 from tests.evaluation.cheats import Neighbourly
+from tests.evaluation.test_adaptive import Noisy
 from tests.evaluation.victims import digits, outcome, robust_state, threat, victim
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,14 @@ def test_a_process_does_its_share_and_nothing_else(model: CNN, tmp_path: Path) -
     assert {row for group in groups for row in group["rows"]} == set(clean)
     # The third attack depends on who shares a batch: it and what follows wait for the last process.
     assert {group["stage"] for group in groups} == {-1, 0, 1}
+
+
+def test_a_random_model_is_shared_too(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"data": digits(8), "attacks": [FGSM(), PGD(steps=3)]}
+    report = work(Noisy(), tmp_path / "alone", **few)
+    with pytest.raises(OthersAtWork):
+        work(Noisy(), tmp_path / "out", shares(2)[0], **few)
+    assert outcome(work(Noisy(), tmp_path / "out", shares(2)[1], **few)) == outcome(report)
 
 
 def test_there_may_be_more_processes_than_examples(model: CNN, tmp_path: Path) -> None:
