@@ -222,14 +222,16 @@ def one_step_wins(lost: int, examples: int, *, reverse: bool) -> Flag | None:
     )
 
 
-def redraw_gap(tally: float, draws: Draws | None) -> Flag | None:
+def redraw_gap(tally: float, draws: Draws | None, total: int) -> Flag | None:
     """F10: what attacks claim to have broken does not stay broken on fresh draws.
 
     Args:
         tally: Robust accuracy by the attacks' own count, on the draws of their search.
         draws: Robust accuracy on fresh draws; None for a model without any.
+        total: How many examples the evaluation has.
     """
-    if draws is None or abs(draws.mean.value - tally) <= _REDRAW:
+    gap = 0.0 if draws is None else abs(draws.mean.value - tally)
+    if draws is None or gap <= _REDRAW or gap * total < FEW:
         return None
     return Flag(
         id="F10",

@@ -36,7 +36,7 @@ def sanity_flags(
         flags.transfer_wins(rows, total),
         _square_of_the_plan(plan, rows),
         flags.violations(sum(row.violations for row in faulty), [row.name for row in faulty]),
-        None if tally is None else flags.redraw_gap(tally, draws),
+        None if tally is None else flags.redraw_gap(tally, draws, total),
         flags.few_examples(robust, total),
     ]
     found: dict[str, Flag] = {}

@@ -274,11 +274,12 @@ def draws(value: float) -> Draws:
 
 
 def test_a_gap_between_tally_and_fresh_draws_raises_f10() -> None:
-    found = flags.redraw_gap(0.26, draws(0.48))
+    found = flags.redraw_gap(0.26, draws(0.48), 100)
     assert found is not None
     assert (found.id, found.severity) == ("F10", "warn")
-    assert flags.redraw_gap(0.46, draws(0.48)) is None
-    assert flags.redraw_gap(0.26, None) is None
+    assert flags.redraw_gap(0.46, draws(0.48), 1000) is None
+    assert flags.redraw_gap(0.26, None, 100) is None
+    assert flags.redraw_gap(0.26, draws(0.48), 8) is None
 
 
 def test_few_examples_raise_f11() -> None:
