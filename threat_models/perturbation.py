@@ -5,6 +5,7 @@ are (N, C, H, W) float32. Distances are computed in float64, so that the verdict
 the order in which a device adds numbers.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -133,8 +134,8 @@ class LpBall:
 
     def slack(self, clean: Tensor) -> float:
         """How far outside the radius rounding may take images of this size."""
-        size = clean.shape[1:].numel()
-        return {"linf": 4 * _EPS32, "l0": 0.0}.get(self.norm, 4 * _EPS32 * size**0.5)
+        size: int = clean.shape[1:].numel()
+        return {"linf": 4 * _EPS32, "l0": 0.0}.get(self.norm, 4 * _EPS32 * math.sqrt(size))
 
     def contains(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(N,) bool: in range and within radius + 4 eps32 (linf), 4 eps32 sqrt(d) (l2, l1)."""

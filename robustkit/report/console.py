@@ -76,7 +76,7 @@ def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> N
             Text(safe(words.metric(name)), style), Text(words.percent(value), style), Text(interval)
         )
     console.print(grid)
-    if any(flag.severity == "void" for flag in report.flags):
+    if words.invalid(report):
         console.print(Text("This number is not valid: see the flags below.", "bold red"))
     console.print()
     grid = Table.grid(padding=(0, 2))

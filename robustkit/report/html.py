@@ -101,7 +101,7 @@ def render(
         gauges=_gauges(report),
         outcomes=_outcomes(report) if isinstance(report, EvasionReport) else (),
         curves=_curves(report, environment) if isinstance(report, EvasionReport) else "",
-        void=any(flag.severity == "void" for flag in report.flags),
+        void=words.invalid(report),
         cards=[_card(picture) for picture in pictures[:MOST_PICTURES]],
         more=max(0, len(pictures) - MOST_PICTURES),
         words=words,

@@ -30,6 +30,9 @@ SEVERITIES = {
     "unlisted": "valid, but no leaderboard shows it",
 }
 
+# It is about the accuracy under direct attacks; the headline is the worst case.
+_DIRECT_ONLY = "F2"
+
 _ACCESS = {
     "gradient": "White box: the adversary sees the whole model, gradients included.",
     "score": "The adversary sees the model's scores, but no gradients.",
@@ -75,6 +78,11 @@ def _visible(character: str) -> str:
     if character.isascii():
         return f"\\x{ord(character):02x}"
     return character.encode("ascii", "backslashreplace").decode()
+
+
+def invalid(report: Report) -> bool:
+    """Whether a flag says that the headline is not valid."""
+    return any(flag.severity == "void" and flag.id != _DIRECT_ONLY for flag in report.flags)
 
 
 def metric(name: str) -> str:

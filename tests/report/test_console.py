@@ -57,6 +57,12 @@ def test_a_void_number_says_so_at_once() -> None:
     assert shown(void).splitlines()[2].startswith("This number is not valid")
 
 
+def test_a_worst_case_stands_though_the_direct_number_is_void() -> None:
+    fooled = replace(evasion(), flags=(Flag(id="F2", severity="void", message="Fooled."),))
+    assert "This number is not valid" not in shown(fooled)
+    assert "Fooled." in shown(fooled)
+
+
 def test_violations_show() -> None:
     row = replace(evasion().attacks[0], violations=2)
     assert "2" in shown(replace(evasion(), attacks=(row,))).split("fgsm")[1].splitlines()[0].split()
