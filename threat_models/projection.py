@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# Steps after which a bracket cannot become smaller in float64.
+_HALVINGS = 100
+
 
 def project_l2(change: Tensor, radius: float) -> Tensor:
     """Scale each (N, ...) row down to a Euclidean length of at most `radius`."""
@@ -29,9 +32,8 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
     """Project each row onto the l1 ball and the box [lowest, highest] together, exactly.
 
     The solution is sign(u) * clamp(|u| - t, 0, room) with the smallest t >= 0 that meets the
-    radius, where `room` is how far the box lets a coordinate go in the direction of u. The l1
-    length is piecewise linear and falling in t, with kinks at |u| and |u| - room: sort them, find
-    the segment, solve it. Computed in float64.
+    radius, where `room` is how far the box lets a coordinate go in the direction of u. Computed in
+    float64.
 
     Args:
         change: (N, ...) the change u to project.
@@ -49,22 +51,35 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
     size = change.flatten(1).double()
     wanted = size.abs()
     room = torch.where(change > 0, highest, -lowest).flatten(1).double().clamp_min(0)
-    kinks = torch.cat([wanted, wanted - room], dim=1)
-    # Going down from t = infinity, the length grows with slope 1 from |u| on until |u| - room.
-    slopes = torch.cat([torch.ones_like(wanted), -torch.ones_like(room)], dim=1)
-    kinks, order = kinks.sort(dim=1, descending=True)
-    slopes = slopes.gather(1, order).cumsum(1)
-    steps = kinks[:, :-1] - kinks[:, 1:]
-    lengths = torch.cat([torch.zeros_like(kinks[:, :1]), (slopes[:, :-1] * steps).cumsum(1)], dim=1)
-    segment = (
-        torch.searchsorted(lengths, torch.full_like(kinks[:, :1], radius), right=True) - 1
-    ).clamp_min(0)
-    slope = slopes.gather(1, segment).clamp_min(1)
-    threshold = kinks.gather(1, segment) - (radius - lengths.gather(1, segment)) / slope
-    length = wanted.minimum(room).sum(1, keepdim=True)
-    threshold = torch.where(length <= radius, torch.zeros_like(threshold), threshold).clamp_min(0)
+    threshold = _threshold(wanted, room, radius)
     projected = (wanted - threshold).clamp_min(0).minimum(room) * size.sign()
     return projected.reshape(change.shape)
+
+
+def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
+    """(N, 1) the smallest t >= 0 at which clamp(wanted - t, 0, room) adds up to at most `radius`.
+
+    The sum is piecewise linear and falling in t: Newton's steps end in the right piece, and
+    bisection keeps them inside the bracket. Each row stops by itself.
+    """
+    low = torch.zeros_like(wanted[:, :1])
+    high = wanted.amax(1, keepdim=True)
+    point = low
+    rounding = 4 * torch.finfo(wanted.dtype).eps * (wanted.sum(1, keepdim=True) + radius)
+    unsettled = wanted.minimum(room).sum(1, keepdim=True) > radius
+    for _ in range(_HALVINGS):
+        left = (wanted - point).clamp_min(0)
+        excess = left.minimum(room).sum(1, keepdim=True) - radius
+        unsettled = unsettled & (excess.abs() > rounding)
+        if not bool(unsettled.any()):
+            break
+        low = torch.where(excess > 0, point, low)
+        high = torch.where(excess > 0, high, point)
+        slope = ((left > 0) & (left < room)).sum(1, keepdim=True)
+        newton = point + excess / slope.clamp_min(1)
+        inside = (slope > 0) & (newton > low) & (newton < high)
+        point = torch.where(unsettled, torch.where(inside, newton, (low + high) / 2), point)
+    return point
 
 
 def shifted(clean: Tensor, change: Tensor) -> Tensor:
