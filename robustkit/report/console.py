@@ -103,7 +103,11 @@ def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]
             no_wrap=not text,
             min_width=7 if text else None,
         )
+    idle = 0
     for row, share in words.left(report):
+        if not row.examples_in:
+            idle += 1
+            continue
         table.add_row(
             Text(safe(row.name)),
             Text(safe(row.through)),
@@ -117,6 +121,8 @@ def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]
         )
     console.print()
     console.print(table)
+    if idle:
+        console.print(Text(f"{idle} more had nothing left to try."))
 
 
 def _curve(report: EvasionReport, console: Console) -> None:

@@ -57,6 +57,15 @@ def test_a_void_number_says_so_at_once() -> None:
     assert shown(void).splitlines()[2].startswith("This number is not valid")
 
 
+def test_attacks_with_nothing_to_try_are_counted_and_not_listed() -> None:
+    report = evasion()
+    idle = replace(report.attacks[0], name="idle-one", examples_in=0, broken=0, violations=0)
+    text = shown(replace(report, attacks=(*report.attacks, idle, idle)))
+    assert "idle-one" not in text
+    assert "2 more had nothing left to try." in text
+    assert "had nothing left" not in shown(report)
+
+
 def test_a_worst_case_stands_though_the_direct_number_is_void() -> None:
     fooled = replace(evasion(), flags=(Flag(id="F2", severity="void", message="Fooled."),))
     assert "This number is not valid" not in shown(fooled)
