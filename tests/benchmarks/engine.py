@@ -132,7 +132,8 @@ def autoattack(target: Target, kept: Path) -> Outcome:
         attack = AutoAttack(
             counting, norm="Linf", eps=target.radius, version="standard", seed=0, device="cpu"
         )
-        changed = attack.run_standard_evaluation(inputs, labels, batch_size=250)
+        returned = attack.run_standard_evaluation(inputs, labels, batch_size=250)
+        changed = returned[0] if isinstance(returned, tuple) else returned
         seconds = time.process_time() - start
         with torch.no_grad():
             parts = [target.model(part).argmax(1) for part in changed.split(250)]
