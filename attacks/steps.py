@@ -76,7 +76,9 @@ def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
 
 def _sparse(gradient: Tensor, point: Tensor, allowed: PerturbationSet, sparsity: float) -> Tensor:
     """Equal steps in the values with the largest gradient, among those that have room to move."""
-    usable = torch.where(_room(gradient, point, allowed) > 0, gradient.flatten(1), 0.0)
+    rising = gradient > 0
+    stuck = (rising & (point >= allowed.high)) | (~rising & (point <= allowed.low))
+    usable = gradient.masked_fill(stuck, 0.0).flatten(1)
     count = max(1, round(usable.shape[1] * sparsity))
     chosen = usable.abs().topk(count, dim=1).indices
     step = torch.zeros_like(usable).scatter_(1, chosen, usable.gather(1, chosen).sign() / count)
