@@ -24,11 +24,11 @@ INTERRUPTED = 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="robustkit")
 def commands() -> None:
-    r"""Adversarial robustness and ML security under one threat model.
+    """Adversarial robustness and ML security under one threat model.
 
     \b
     Start with:  robustkit evaluate --threat linf
-    """
+    """  # noqa: D301
 
 
 commands.add_command(defend)

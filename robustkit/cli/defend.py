@@ -69,7 +69,7 @@ def rift(
     resume: bool,
     as_json: bool,
 ) -> int:
-    r"""Fine-tune on clean images the weights that robustness needs least (RiFT).
+    """Fine-tune on clean images the weights that robustness needs least (RiFT).
 
     \b
     robustkit train --recipe fashion-mnist-pgd --out DIR
@@ -78,7 +78,7 @@ def rift(
 
     One tensor is chosen, fine-tuned, and put as far between old and new as training images that
     are held out allow. DIR2 holds the model, rift.json and rift.png. See `robustkit show rift`.
-    """
+    """  # noqa: D301
     _check_places(model, split, out)
     from robustkit import data as datasets
     from robustkit import models

@@ -100,12 +100,12 @@ def evaluate(
     about: Path | None,
     as_json: bool,
 ) -> int:
-    r"""Attack a model and report how many examples stand.
+    """Attack a model and report how many examples stand.
 
     \b
     With nothing given: the CIFAR-10 ResNet-18 that AutoAttack carries, on the 20 CIFAR-10 images
     that Foolbox carries. See `robustkit list` for names.
-    """
+    """  # noqa: D301
     if resume and out is None:
         raise BadInput("--resume needs --out, the folder of the run to go on with.")
     natural = threat == CORRUPTIONS

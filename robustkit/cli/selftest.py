@@ -18,7 +18,7 @@ FAULT = 3
     help="Check this attack of your own instead: package.module:factory (runs that code).",
 )
 def selftest(attack: str | None) -> int:
-    r"""Check that attacks are as strong as they claim.
+    """Check that attacks are as strong as they claim.
 
     Gradient attacks are compared with a plain reference on digits, whose values are often exactly
     0 or 1, with more steps and steps of other lengths; and attacks with planted faults must be
@@ -26,7 +26,7 @@ def selftest(attack: str | None) -> int:
 
     \b
     Exit codes: 0 all is well, 3 a check has failed, 2 bad input.
-    """
+    """  # noqa: D301
     import torch
     from rich.console import Console
 

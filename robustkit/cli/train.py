@@ -70,7 +70,7 @@ def train(
     out: Path,
     resume: bool,
 ) -> int:
-    r"""Train a robust model and write it to a folder that `robustkit evaluate --model` takes.
+    """Train a robust model and write it to a folder that `robustkit evaluate --model` takes.
 
     \b
     robustkit train --recipe digits-pgd --out DIR
@@ -78,7 +78,7 @@ def train(
 
     The adversary attacks every batch, and the epoch that does best against it on held-out training
     examples is kept. Under torchrun several processes share the work.
-    """
+    """  # noqa: D301
     from robustkit import data as datasets
     from robustkit.cli import INTERRUPTED
     from robustkit.cli.train_progress import watch

@@ -209,6 +209,7 @@ def test_every_command_has_help(invoke: Invoke) -> None:
         result = invoke(words)
         assert result.code == 0
         assert result.out.startswith("Usage: robustkit")
+        assert "\\b" not in result.out, "a mark of click that was printed instead of obeyed"
         assert result.err == ""
     for option in ("--threat", "--attacks", "--resume", "--json"):
         assert option in invoke("evaluate --help").out
