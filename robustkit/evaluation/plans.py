@@ -20,7 +20,8 @@ class Line:
         name: What users call it.
         attack: The attack.
         lead_left: It is given only the examples of whose lead (how far the right class is ahead in
-            the logits) the attacks before it have left at most this share; None for all.
+            the logits) the attacks before it have left at most this share, and those that none of
+            them has moved; None for all.
         through: What it is pointed at, as `AttackRow.through` says it.
         role: `plan`; or `distances`: it measures all examples that were right at first, for the
             curve over the radius; or `reference`: it says what others still break, apart from the

@@ -15,6 +15,8 @@ from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
 from robustkit.threat_models import Access, Goal, Untargeted
 
+# The share of a lead from which on no attack is taken to have moved the example.
+_UNMOVED = 0.98
 # Points of a curve at most.
 _POINTS = 200
 
@@ -122,7 +124,8 @@ class Standing:
         """(M,) the rows that a line of the plan is given.
 
         They stand, with at most the share of their lead left that the line names; what no attack
-        has measured counts as having nothing left. Through stand-ins alone, all are attacked that
+        has measured counts as having nothing left, and so does what none has moved: those before
+        may have been blind there. Through stand-ins alone, all are attacked that
         have not fallen that way: the accuracy under such attacks is a figure of its own.
         """
         if line.through.startswith("surrogate:"):
@@ -133,7 +136,7 @@ class Standing:
             return rows
         share = self.best_lead[rows] / self.clean_lead[rows]
         unknown = ~self.best_lead[rows].isfinite() | share.isnan()
-        return rows[unknown | (share <= most)]
+        return rows[unknown | (share <= most) | (share >= _UNMOVED)]
 
     def status(self, row: int) -> Status:
         """`misclassified`, `broken`, `violation`, `not_started` or `robust`."""

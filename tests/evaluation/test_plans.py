@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from robustkit import evaluate, registry
 from robustkit.attacks import FGSM, FMN, PGD
@@ -62,6 +63,24 @@ def test_a_lead_of_one_is_everybody_and_of_nought_nobody(
     first, everybody, nobody = report.attacks
     assert everybody.examples_in == first.examples_in - first.broken
     assert nobody.examples_in == 0
+
+
+def test_what_no_attack_has_moved_gets_every_attack(
+    model: CNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Steps have no slope, so that attacks on the gradient stay where they are.
+    steps = nn.Sequential(model, Rounded())
+    pgd = {"steps": "3", "random_start": "false"}
+    lines: dict[str, object] = {"standard": (("pgd", pgd, None), ("pgd", pgd, 0.0))}
+    monkeypatch.setattr(plans, "PLANS", lines)
+    blind = evaluate(steps, digits(20), threat())
+    assert blind.attacks[0].broken == 0
+    assert blind.attacks[1].examples_in == blind.attacks[0].examples_in > 0
+
+
+class Rounded(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.round()
 
 
 def test_fgsm_takes_its_gradient_on_the_clean_pass_and_finds_the_same(model: CNN) -> None:
