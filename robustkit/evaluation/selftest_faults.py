@@ -31,6 +31,31 @@ class _Faulty(EvasionAttack[Gradients]):
     steps: int = 40
     step_size: float = 0.1
 
+    def run(
+        self,
+        view: Gradients,
+        inputs: Tensor,
+        objective: Objective,
+        allowed: PerturbationSet,
+        *,
+        streams: Streams,
+    ) -> Tensor:
+        """Change inputs so that the objective is reached; see `EvasionAttack.run`."""
+        point = inputs
+        for _ in range(self.steps):
+            variable = point.detach().requires_grad_()
+            logits = view.logits(variable)
+            gradient = input_gradient(cross_entropy(logits, objective), variable)
+            moved = self._stepped(gradient, point, allowed)
+            point = self._brought_back(inputs, point, moved, allowed).detach()
+        return point
+
+    def _brought_back(
+        self, inputs: Tensor, point: Tensor, moved: Tensor, allowed: PerturbationSet
+    ) -> Tensor:
+        """Where a step from `point` to `moved` ends."""
+        return allowed.project(inputs, moved)
+
     def _stepped(self, gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
         direction = steepest(gradient, point, allowed, sparsity=1.0)
         return point + self.step_size * allowed.radius * direction
@@ -74,47 +99,22 @@ class ClampInside(_Faulty):
 class Recentred(_Faulty):
     """Projects around its last point instead of the clean image, and so walks out of the ball."""
 
-    def run(
-        self,
-        view: Gradients,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
+    def _brought_back(
+        self, inputs: Tensor, point: Tensor, moved: Tensor, allowed: PerturbationSet
     ) -> Tensor:
-        """Change inputs so that the objective is reached; see `EvasionAttack.run`."""
-        point = inputs
-        for _ in range(self.steps):
-            variable = point.detach().requires_grad_()
-            logits = view.logits(variable)
-            gradient = input_gradient(cross_entropy(logits, objective), variable)
-            point = allowed.project(point, self._stepped(gradient, point, allowed)).detach()
-        return point
+        """Projected around the last point."""
+        return allowed.project(point, moved)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unclamped(_Faulty):
     """Keeps the ball and forgets the value range."""
 
-    def run(
-        self,
-        view: Gradients,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
+    def _brought_back(
+        self, inputs: Tensor, point: Tensor, moved: Tensor, allowed: PerturbationSet
     ) -> Tensor:
-        """Change inputs so that the objective is reached; see `EvasionAttack.run`."""
-        point = inputs
-        for _ in range(self.steps):
-            variable = point.detach().requires_grad_()
-            logits = view.logits(variable)
-            gradient = input_gradient(cross_entropy(logits, objective), variable)
-            change = _shrunk(self._stepped(gradient, point, allowed) - inputs, allowed)
-            point = (inputs + change).detach()
-        return point
+        """Into the ball alone."""
+        return inputs + _shrunk(moved - inputs, allowed)
 
 
 def _shrunk(change: Tensor, allowed: PerturbationSet) -> Tensor:
