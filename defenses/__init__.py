@@ -11,19 +11,41 @@ if TYPE_CHECKING:
     from robustkit.defenses._rift_report import RiFTReport as RiFTReport
     from robustkit.defenses.base import Defended as Defended
     from robustkit.defenses.base import Defense as Defense
+    from robustkit.defenses.crossmax import CrossMax as CrossMax
+    from robustkit.defenses.crossmax import CrossMaxEnsemble as CrossMaxEnsemble
+    from robustkit.defenses.ensembles import Aggregation as Aggregation
+    from robustkit.defenses.ensembles import Ensemble as Ensemble
     from robustkit.defenses.guards import buffers_kept as buffers_kept
+    from robustkit.defenses.multi_resolution import MultiResolution as MultiResolution
+    from robustkit.defenses.multi_resolution_stack import (
+        MultiResolutionStack as MultiResolutionStack,
+    )
+    from robustkit.defenses.peers import MeanLogits as MeanLogits
+    from robustkit.defenses.peers import MedianLogits as MedianLogits
+    from robustkit.defenses.peers import Vote as Vote
     from robustkit.defenses.rift import RiFT as RiFT
     from robustkit.defenses.rift import Tuned as Tuned
+    from robustkit.defenses.self_ensemble import SelfEnsemble as SelfEnsemble
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "Aggregation": "ensembles",
             "Criticality": "_criticality",
+            "CrossMax": "crossmax",
+            "CrossMaxEnsemble": "crossmax",
             "Defended": "base",
             "Defense": "base",
+            "Ensemble": "ensembles",
+            "MeanLogits": "peers",
+            "MedianLogits": "peers",
+            "MultiResolution": "multi_resolution",
+            "MultiResolutionStack": "multi_resolution_stack",
             "RiFT": "rift",
             "RiFTReport": "_rift_report",
+            "SelfEnsemble": "self_ensemble",
             "Tuned": "rift",
+            "Vote": "peers",
             "buffers_kept": "guards",
         },
     )

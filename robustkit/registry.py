@@ -216,6 +216,19 @@ _DEFENSES = (
         "rift:RiFT",
         "for an adversarially trained model: accuracy out of weights that robustness needs least",
     ),
+    (
+        "crossmax",
+        "crossmax:CrossMax",
+        "an ensemble that answers by agreement; a case study in misleading gradients",
+    ),
+    ("mean-logits", "peers:MeanLogits", "an ensemble's mean: the control of crossmax"),
+    ("median-logits", "peers:MedianLogits", "an ensemble's median: a control of crossmax"),
+    ("vote", "peers:Vote", "an ensemble's most frequent answer: a control of crossmax"),
+    (
+        "multi-resolution",
+        "multi_resolution:MultiResolution",
+        "one network that sees drawn versions of its input, with heads on inner layers",
+    ),
 )
 
 _LOSSES = (
