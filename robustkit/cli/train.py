@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @click.option("--n", type=int, help="How many examples, evenly from the classes; all by default.")
 @click.option("--size", type=int, default=32, show_default=True, help="Side for mixed image sizes.")
 @click.option("--download", is_flag=True, help="Fetch a named data set that is not here.")
+@click.option("--extra", help="Further examples to learn from, such as generated ones: a file.")
+@click.option("--extra-share", type=float, help="Their share of every batch.  [default: 0.7]")
 @click.option("--model", help="A name, or a saved directory to train further.  [default: cnn]")
 @click.option("--loss", help="See `robustkit list losses`.  [default: pgd]")
 @click.option("--threat", help="Threat model: a name or a .toml file.  [default: linf]")
@@ -52,6 +54,8 @@ def train(
     n: int | None,
     size: int,
     download: bool,
+    extra: str | None,
+    extra_share: float | None,
     model: str | None,
     loss: str | None,
     threat: str | None,
@@ -88,6 +92,8 @@ def train(
         _changes(
             {
                 "data": data,
+                "extra.data": extra,
+                "extra.share": extra_share,
                 "model": model,
                 "loss.name": loss,
                 "threat.spec": threat,
@@ -117,6 +123,7 @@ def train(
         seed=chosen_seed,
         download=download,
     )
+    further = recipe.extra(root=data_root, size=size)
     spec = recipe.table["model"]
     network, arguments = prepare(
         spec, recipe.table.get("model_arguments", {}), images, seed=chosen_seed
@@ -126,13 +133,13 @@ def train(
         trainer = recipe.trainer(
             images, out=out, resume=resume, tensorboard=tensorboard, progress=progress
         )
-        result = trainer.fit(network, images, aim)
+        result = trainer.fit(network, images, aim, extra=further)
     if not _first():
         return 0
     if result.stopped_by == "signal":
         click.echo(f"Interrupted. What was learnt is kept. Go on with:\n  {_again()}", err=True)
         return INTERRUPTED
-    about = record(recipe, recipe.threat(), images, result)
+    about = record(recipe, recipe.threat(), images, result, extra=further)
     publish(network, out, spec=spec, arguments=arguments, about=about)
     _tell(recipe, result, out)
     return 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustkit.training.averaging import Averaging as Averaging
     from robustkit.training.batch import Batch as Batch
     from robustkit.training.history import Progress as Progress
+    from robustkit.training.mixing import Extra as Extra
     from robustkit.training.optimizers import SGD as SGD
     from robustkit.training.optimizers import AdamW as AdamW
     from robustkit.training.result import Snapshot as Snapshot
@@ -46,6 +47,7 @@ else:
             "Cosine": "schedules",
             "Crop": "augmentation",
             "CutMix": "augmentation",
+            "Extra": "mixing",
             "Flip": "augmentation",
             "MixUp": "augmentation",
             "OneCycle": "schedules",

@@ -2,14 +2,58 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from robustkit.data import LabelledImages
 from robustkit.models import fingerprint
+from robustkit.training.losses.base import Loss
+from robustkit.training.mixing import Pool
+
+if TYPE_CHECKING:
+    from robustkit.training.trainer import Trainer
+
+
+# What changes nothing in the weights, or only how fast they come.
+_NOT_IDENTITY = frozenset(
+    {"max_steps", "out", "resume", "checkpoint_steps", "tensorboard", "progress", "runtime"}
+)
+
+
+def identity(
+    trainer: "Trainer",
+    model: nn.Module,
+    loss: Loss,
+    parameters: Iterable[str],
+    *,
+    data: LabelledImages,
+    pool: Pool,
+) -> dict[str, Any]:
+    """What makes two runs the same run, as JSON.
+
+    Args:
+        trainer: What to do.
+        model: As it is before the first step.
+        loss: What is lowered.
+        parameters: The names of those to be changed.
+        data: What is learnt from and held out; all of it is read.
+        pool: What is learnt from; extra examples are read too.
+    """
+    settings = describe(trainer)
+    extra = pool.extra
+    return {
+        **{name: value for name, value in settings.items() if name not in _NOT_IDENTITY},
+        "dtype": trainer.runtime.dtype,
+        "loss": describe(loss),
+        "data": {"sha256": data.sha256, "ids": describe(data.ids), "n": len(data)},
+        "extra": None if extra is None else {**extra.record(), "spec": None},
+        "model": fingerprint(model),
+        "parameters": sorted(parameters),
+    }
 
 
 def describe(value: object) -> Any:  # noqa: ANN401 - JSON

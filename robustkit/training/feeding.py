@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from robustkit.data import LabelledImages
@@ -11,6 +10,7 @@ from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.training.augmentation import Augmentation, augment
 from robustkit.training.batch import Batch
+from robustkit.training.mixing import Pool
 from robustkit.training.runtime import Session
 
 
@@ -19,7 +19,7 @@ class Feed:
     """The batches of one process; a pure function of seed, epoch and step.
 
     Attributes:
-        data: The examples to learn from.
+        pool: The examples to learn from, extra ones among them.
         batch_size: Of one step, all processes together.
         accumulate: Parts in which a process passes its rows through the model.
         augmentation: Applied in order.
@@ -27,7 +27,7 @@ class Feed:
         session: Who takes which rows.
     """
 
-    data: LabelledImages
+    pool: Pool
     batch_size: int
     accumulate: int
     augmentation: Sequence[Augmentation]
@@ -42,6 +42,8 @@ class Feed:
                 f"A batch of {self.batch_size} cannot be shared evenly by {self.session.world} "
                 f"processes in {self.accumulate} parts each. Give a multiple of {parts}."
             )
+        if self.pool.extra is not None:
+            self.pool.extra.count(self.batch_size)
         if len(self.data) < self.batch_size:
             raise BadInput(
                 f"There are {len(self.data)} examples to learn from, fewer than one batch of "
@@ -49,14 +51,18 @@ class Feed:
             )
 
     @property
+    def data(self) -> LabelledImages:
+        """The examples but for the extra ones."""
+        return self.pool.data
+
+    @property
     def steps(self) -> int:
         """Steps per epoch; examples that do not fill a batch are left out, others every epoch."""
         return len(self.data) // self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """(N,) int64: the order of the examples in an epoch."""
-        whole = Streams.of(seed=self.seed, ids=torch.zeros(1, dtype=torch.int64), purpose="order")
-        return whole.permutation(len(self.data), draw=epoch)[0]
+        """(N,) int64: the rows of the pool in an epoch, one batch after the other."""
+        return self.pool.order(epoch, steps=self.steps, batch_size=self.batch_size, seed=self.seed)
 
     def batches(self, order: Tensor, epoch: int, step: int) -> list[Batch]:
         """This process's parts of one step's batch.
@@ -73,7 +79,7 @@ class Feed:
 
     def fixed(self) -> Batch:
         """One batch of training examples, as they are, the same at any time and on any process."""
-        rows = self.order(0)[: self.batch_size]
+        rows = Pool(self.data, None).order(0, steps=1, batch_size=self.batch_size, seed=self.seed)
         return self.plain(self.data, rows, seed=self.seed, purpose="probe", session=self.session)
 
     @staticmethod
@@ -93,12 +99,12 @@ class Feed:
 
     def _batch(self, rows: Tensor, epoch: int, step: int) -> Batch:
         device = self.session.device
-        ids = self.data.ids[rows].to(device)
+        ids = self.pool.ids[rows].to(device)
         streams = Streams.of(seed=self.seed, ids=ids, purpose="training").fork(f"epoch {epoch}")
         inputs, labels = augment(
             self.augmentation,
-            self.session.images(self.data.inputs(rows)),
-            self.data.labels[rows].to(device),
+            self.session.images(self.pool.inputs(rows)),
+            self.pool.labels[rows].to(device),
             classes=self.data.classes,
             streams=streams,
         )

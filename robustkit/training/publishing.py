@@ -12,6 +12,7 @@ from robustkit import models
 from robustkit.data import LabelledImages
 from robustkit.threat_models import ThreatModel
 from robustkit.training.describing import describe
+from robustkit.training.mixing import Extra
 from robustkit.training.recipe import Recipe
 from robustkit.training.result import TrainResult
 
@@ -44,7 +45,12 @@ def prepare(
 
 
 def record(
-    recipe: Recipe, threat: ThreatModel, data: LabelledImages, result: TrainResult
+    recipe: Recipe,
+    threat: ThreatModel,
+    data: LabelledImages,
+    result: TrainResult,
+    *,
+    extra: Extra | None = None,
 ) -> dict[str, Any]:
     """How a model came about, as JSON.
 
@@ -53,6 +59,7 @@ def record(
         threat: The adversary it was trained against.
         data: What it learnt from, held-out examples included.
         result: What came out.
+        extra: What it learnt from beside that.
     """
     best = next((entry for entry in result.history if entry["epoch"] == result.best.epoch), {})
     table = {key: value for key, value in recipe.table.items() if key != "published"}
@@ -72,6 +79,7 @@ def record(
                 "n": len(data),
                 "sha256": data.sha256,
             },
+            "extra": None if extra is None else extra.record(),
             "epoch": result.best.epoch,
             "stopped_by": result.stopped_by,
             "scores": {key: value for key, value in best.items() if key.startswith("held_out")},

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from robustkit import data as datasets
 from robustkit import registry, threat_models
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, CorruptFile, MissingFile
@@ -27,6 +28,7 @@ from robustkit.training.history import Progress, Silent
 from robustkit.training.losses.awp import AWP
 from robustkit.training.losses.base import Loss
 from robustkit.training.losses.registered import loss_class
+from robustkit.training.mixing import Extra
 from robustkit.training.optimizers import SGD, AdamW, Optimizer
 from robustkit.training.options import build, named
 from robustkit.training.runtime import Runtime
@@ -61,6 +63,7 @@ AUGMENTATIONS: Mapping[str, Callable[..., Augmentation]] = {
 
 SECTIONS = (
     "model_arguments",
+    "extra",
     "threat",
     "loss",
     "awp",
@@ -92,8 +95,9 @@ class Recipe:
     """Everything a training is made of.
 
     A table with the words `summary`, `reference`, `differs`, `data` and `model`, and with sections
-    as in `SECTIONS`; `loss`, `optimizer`, `schedule` and each `augmentation` have a `name`. Only a
-    `selection` that is there holds examples out. What is not said has the defaults of the classes.
+    as in `SECTIONS`; `loss`, `optimizer`, `schedule` and each `augmentation` have a `name`, `extra`
+    has `data`. Only a `selection` that is there holds examples out. What is not said has the
+    defaults of the classes.
 
     Attributes:
         table: The contents.
@@ -166,6 +170,28 @@ class Recipe:
         if "awp" not in self.table:
             return loss
         return build(AWP, self.table["awp"], where="awp", given={"loss": loss})
+
+    def extra(self, *, root: Path | None = None, size: int = 32) -> Extra | None:
+        """Further examples to learn from, if the recipe asks for some.
+
+        Args:
+            root: See `robustkit.data.load`.
+            size: Likewise.
+
+        Raises:
+            MissingFile, CorruptFile, BadInput: See `robustkit.data.load` and `Extra`.
+        """
+        if "extra" not in self.table:
+            return None
+        table = dict(self.table["extra"])
+        spec, split = table.pop("data", None), table.pop("split", "train")
+        if not isinstance(spec, str) or not isinstance(split, str):
+            raise BadInput(
+                f"{self.where}, [extra]: give a file or the name of a data set as data (with a "
+                "split, if it is not train): --extra PATH."
+            )
+        images = datasets.load(spec, split=split, root=root, size=size)
+        return build(Extra, table, where="extra", given={"images": images})
 
     def trainer(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,17 @@ class Snapshot:
         """Copy a model's state."""
         state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         return cls(epoch, score, state)
+
+    def packed(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return {"epoch": self.epoch, "score": self.score, "state": dict(self.state)}
+
+    @classmethod
+    def unpacked(cls, content: Mapping[str, Any] | None) -> "Snapshot | None":
+        """What `packed` gave; None stays None."""
+        if content is None:
+            return None
+        return cls(content["epoch"], content["score"], content["state"])
 
     @torch.no_grad()
     def load_into(self, model: nn.Module) -> None:

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DeviceLost
-from robustkit.models import fingerprint
-from robustkit.models.frozen import frozen
 from robustkit.training.batch import Batch
 from robustkit.training.checkpoints import Checkpoints
-from robustkit.training.describing import describe
+from robustkit.training.describing import identity
 from robustkit.training.feeding import Feed
+from robustkit.training.fitting import check_fit
 from robustkit.training.history import Board, NoBoard, write_history
 from robustkit.training.losses.base import (
     Loss,
@@ -30,6 +29,7 @@ from robustkit.training.losses.base import (
     stop,
 )
 from robustkit.training.meters import Means
+from robustkit.training.mixing import Extra, Pool
 from robustkit.training.result import Snapshot, TrainResult
 from robustkit.training.runtime import Session
 from robustkit.training.signals import Asked, listening
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 # On a GPU, steps between two looks at whether the loss is still a number: each look waits for it.
 _LOOK = 20
-# What changes nothing in the weights, or only how fast they come.
-_NOT_IDENTITY = frozenset(
-    {"max_steps", "out", "resume", "checkpoint_steps", "tensorboard", "progress", "runtime"}
-)
 _logger = logging.getLogger(__name__)
 
 
@@ -55,6 +51,7 @@ class Run:
         session: Session,
         model: nn.Module,
         data: LabelledImages,
+        extra: Extra | None,
         loss: Loss,
         parameters: Mapping[str, nn.Parameter],
     ) -> None:
@@ -72,7 +69,7 @@ class Run:
         if trainer.selection is not None:
             learnt, self.held_out = trainer.selection.split(data, trainer.seed)
         self.feed = Feed(
-            data=learnt,
+            pool=Pool(learnt, extra),
             batch_size=min(trainer.batch_size, len(learnt)),
             accumulate=trainer.accumulate,
             augmentation=trainer.augmentation,
@@ -91,7 +88,7 @@ class Run:
     def go(self) -> TrainResult:
         """Train to the end; the model is on its device."""
         self.session.same(self.model)
-        self._check_classes()
+        check_fit(self.model, self.feed.pool, self.session)
         self.wrapped = self.session.wrap(self.model)
         self.optimizer = self.trainer.optimizer.start(self.parameters.values())
         averaging = self.trainer.averaging
@@ -274,16 +271,10 @@ class Run:
         out = self.trainer.out
         if out is None:
             return None
-        trainer = describe(self.trainer)
-        configuration = {
-            **{name: value for name, value in trainer.items() if name not in _NOT_IDENTITY},
-            "dtype": self.trainer.runtime.dtype,
-            "loss": describe(self.loss),
-            "data": {"sha256": data.sha256, "ids": describe(data.ids), "n": len(data)},
-            "model": fingerprint(self.model),
-            "parameters": sorted(self.parameters),
-        }
-        checkpoints = Checkpoints(out, configuration)
+        asked = identity(
+            self.trainer, self.model, self.loss, self.parameters, data=data, pool=self.feed.pool
+        )
+        checkpoints = Checkpoints(out, asked)
         if not self.trainer.resume and (checkpoints.exist() or (out / "robustkit.json").exists()):
             raise BadInput(
                 f"{str(out)!r} holds another run. Give --resume to go on with it, or another "
@@ -303,9 +294,9 @@ class Run:
             "loss": state_of(self.loss),
             "means": self.means.state_dict(),
             "history": json.dumps(self.history),
-            "best": _packed(self.best),
+            "best": None if self.best is None else self.best.packed(),
             # Mostly the same snapshot: tensors that are shared are stored once.
-            "good": _packed(self.good),
+            "good": None if self.good is None else self.good.packed(),
         }
         self.checkpoints.save(state, self.updates)
 
@@ -325,7 +316,7 @@ class Run:
         load_state(self.loss, state["loss"])
         self.means = Means.of(state["means"], self.session.device)
         self.history = json.loads(state["history"])
-        self.best, self.good = _unpacked(state["best"]), _unpacked(state["good"])
+        self.best, self.good = map(Snapshot.unpacked, (state["best"], state["good"]))
 
     def _board(self) -> Board | NoBoard:
         out = self.trainer.out
@@ -333,30 +324,7 @@ class Run:
             return NoBoard()
         return Board(out / "tensorboard", after=self.epoch)
 
-    # Before and after.
-
-    def _check_classes(self) -> None:
-        """Refuse a model that cannot answer the data's classes, or cannot take its images."""
-        data = self.feed.data
-        images = self.session.images(data.inputs([0]))
-        with frozen(self.model), torch.no_grad():
-            try:
-                # Not by a call: what is compiled should be compiled for whole batches.
-                logits = self.model.forward(images)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                shape = " x ".join(str(side) for side in images.shape[1:])
-                raise BadInput(
-                    f"The model cannot take images of {shape} (channels x height x width): {error} "
-                    "Give data of the size the model was made for."
-                ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise BadInput("The model must answer one row of logits per image, of shape (N, K).")
-        worst = int(data.labels.max())
-        if worst >= logits.shape[1]:
-            raise BadInput(
-                f"The data has the label {worst}, but the model answers {logits.shape[1]} classes "
-                f"(0 to {logits.shape[1] - 1}). Give a model with at least {worst + 1}."
-            )
+    # The end.
 
     def _result(self) -> TrainResult:
         stopped_by = self.stopped_by or "epochs"
@@ -383,16 +351,6 @@ class Run:
             advice,
         )
         return self.good
-
-
-def _packed(snapshot: Snapshot | None) -> dict[str, Any] | None:
-    if snapshot is None:
-        return None
-    return {"epoch": snapshot.epoch, "score": snapshot.score, "state": dict(snapshot.state)}
-
-
-def _unpacked(state: Mapping[str, Any] | None) -> Snapshot | None:
-    return None if state is None else Snapshot(state["epoch"], state["score"], state["state"])
 
 
 def _key(seed: int, place: tuple[int, ...]) -> int:

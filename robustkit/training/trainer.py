@@ -17,6 +17,7 @@ from robustkit.training.history import Progress, Silent
 from robustkit.training.losses.base import Loss, norms
 from robustkit.training.losses.registered import loss_class
 from robustkit.training.losses.standard import cross_entropy
+from robustkit.training.mixing import Extra
 from robustkit.training.optimizers import SGD, Optimizer
 from robustkit.training.result import TrainResult
 from robustkit.training.run import Run
@@ -125,6 +126,7 @@ class Trainer:
         data: LabelledImages | tuple[Tensor, Tensor],
         loss: Loss = cross_entropy,
         *,
+        extra: Extra | None = None,
         parameters: Iterable[nn.Parameter] | None = None,
     ) -> TrainResult:
         """Train a model in place.
@@ -134,6 +136,7 @@ class Trainer:
                 modes and with the `requires_grad` flags that it came with.
             data: Labelled images, or an (inputs, labels) pair.
             loss: What is lowered.
+            extra: Further examples, a share of every batch.
             parameters: The only ones to be changed; all by default that require gradients.
 
         Raises:
@@ -148,7 +151,7 @@ class Trainer:
             session = stack.enter_context(self.runtime.open())
             stack.enter_context(_own_randomness(session.device))
             stack.enter_context(_training_modes(model, chosen, self.batch_norm))
-            run = Run(self, session, model, images, loss, chosen)
+            run = Run(self, session, model, images, extra, loss, chosen)
             stack.enter_context(session.placed(model))
             return run.go()
 

@@ -157,6 +157,34 @@ def test_images_of_another_number_of_classes(invoke: Invoke, tmp_path: Path) -> 
     )
 
 
+def test_extra_examples_from_a_file(invoke: Invoke, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    file, other, larger = (tmp_path / f"{name}.npz" for name in ("extra", "other", "larger"))
+    images = generator.random((30, 1, 8, 8), dtype=np.float32)
+    np.savez(file, inputs=images, labels=np.arange(30) % 10)
+    np.savez(other, inputs=images, labels=np.arange(30) % 12)
+    np.savez(larger, inputs=images.repeat(2, axis=2), labels=np.arange(30) % 10)
+    out = tmp_path / "out"
+    short = f"{FAST} --set trainer.max_steps=2"
+    assert train(invoke, f"{short} --extra {file} --extra-share 0.25", out).code == 0
+    training = json.loads((out / "robustkit.json").read_text())["about"]["training"]
+    assert training["recipe"]["extra"] == {"data": str(file), "share": 0.25}
+    assert training["extra"]["n"] == 30
+    assert training["extra"]["share"] == 0.25
+    assert len(training["extra"]["sha256"]) == 64
+    plain = tmp_path / "plain"
+    assert train(invoke, short, plain).code == 0
+    assert weights(plain).name != weights(out).name
+    for words, said in (
+        (f"--extra {other}", "12 classes"),
+        ("--extra gone.npz", "gone.npz"),
+        (f"--extra {file} --extra-share 2", "at most 1"),
+        ("--extra-share 0.5", "give a file"),
+        (f"--extra {larger}", "Both must have the same"),
+    ):
+        refused(train(invoke, f"{short} {words}", tmp_path / "refused"), said)
+
+
 def test_a_loss_that_explodes_at_once_is_told(invoke: Invoke, tmp_path: Path) -> None:
     words = f"{FAST} --lr 1e30 --set schedule.name=constant"
     refused(train(invoke, words, tmp_path / "at-once"), "NaN or infinite", "epoch 1")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robustkit.training import SGD, Batch, RobustAccuracy, Runtime, Selection, Trainer
+from robustkit.training import SGD, Batch, Extra, RobustAccuracy, Runtime, Selection, Trainer
 from robustkit.training.losses import AWP, TRADES, FreeTraining, Loss, PGDTraining
 from robustkit.training.losses.early_learning import EarlyLearning
 from tests.training.tiny import L2, LINF, Normed, Smooth, state, tiny_data
@@ -24,6 +24,8 @@ LOSSES: dict[str, Loss] = {
     "free": FreeTraining(threat=LINF, replays=2),
     "early": EarlyLearning(),
 }
+
+EXTRA = Extra(images=tiny_data(30, seed=5), share=0.5)
 
 
 class Telling:
@@ -67,6 +69,8 @@ def train(folder: Path, kind: str) -> None:
     if network == "telling":
         run = trainer(folder / "run", resume=True)
         result = run.fit(model, tiny_data(), Telling(LOSSES[name]))
+    elif network == "extra":
+        result = trainer(None).fit(model, tiny_data(), LOSSES[name], extra=EXTRA)
     else:
         result = trainer(None).fit(model, tiny_data(), LOSSES[name])
     say(result.stopped_by)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustkit.training.losses import PGDTraining
-from tests.training.job import LOSSES, Telling, trainer
+from tests.training.job import EXTRA, LOSSES, Telling, trainer
 from tests.training.tiny import LINF, Normed, Smooth, state, tiny_data
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +113,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder,
             *LOSSES,
             "trades-normed",
+            "pgd-extra",
             environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
@@ -137,6 +138,15 @@ def test_two_processes_do_what_one_does(together: Path, kind: str) -> None:
     first, second = weights(together, kind)
     alone = Smooth()
     trainer(None).fit(alone, tiny_data(), LOSSES[kind])
+    for name, value in state(alone).items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_share_extra_examples_as_one_has_them(together: Path) -> None:
+    first, second = weights(together, "pgd-extra")
+    alone = Smooth()
+    trainer(None).fit(alone, tiny_data(), LOSSES["pgd"], extra=EXTRA)
     for name, value in state(alone).items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
