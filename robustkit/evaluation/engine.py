@@ -212,7 +212,7 @@ class Engine:
         meter = self.threat.meter(self.model, everyone, width=self.width)
         view: Any = grant(meter, attack.access)
         meter.guide = None if line.through == "warm" else self._guide(line.through)
-        wanted = self._objective(torch.arange(len(self.data)))
+        wanted = self.objective(torch.arange(len(self.data)))
         aims = Aims(self.records, len(self.data), line.through)
 
         def blocks() -> Iterator[Rows]:
@@ -293,7 +293,7 @@ class Engine:
         meter = self.threat.meter(self.model, streams, width=self.width)
         view: Decisions = grant(meter, attack.access)
         lap = Clock()
-        wanted = self._objective(rows)
+        wanted = self.objective(rows)
         trace = Trace(self.inputs(rows), wanted, self.threat.allowed)
         if attack.access is Access.DECISION:
             meter.observer = trace.observe
@@ -323,7 +323,7 @@ class Engine:
         clean = self.inputs(rows)
         points = _same_kind(points, clean)
         spent = torch.zeros(count, dtype=torch.int64) if bill.queries is None else bill.queries
-        wanted = self._objective(rows) if wanted is None else wanted
+        wanted = self.objective(rows) if wanted is None else wanted
         verdict = self.threat.judge(
             self.model,
             padded(clean, self.width),
@@ -405,7 +405,8 @@ class Engine:
         # Not the attack's name: two entries of one attack must not draw the same numbers.
         return f"attack {stage}"
 
-    def _objective(self, rows: Tensor) -> Objective:
+    def objective(self, rows: Tensor) -> Objective:
+        """What is wanted of some examples."""
         targets = None if self._targets is None else self._targets[rows].to(self.device)
         return Objective(self.data.labels[rows].to(self.device), targets)
 
