@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
+from robustkit.cli.defend_crossmax import crossmax
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.group()
 def defend() -> None:
     """Make a trained model harder to attack, or a robust one more accurate."""
+
+
+defend.add_command(crossmax)
 
 
 @defend.command()
