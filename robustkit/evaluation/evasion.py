@@ -23,6 +23,7 @@ from robustkit.evaluation.engine import Engine, Progress, Silent
 from robustkit.evaluation.flags_diagnosis import diagnose
 from robustkit.evaluation.guards import inspect
 from robustkit.evaluation.labels import label_curves
+from robustkit.evaluation.nearest import white_box
 from robustkit.evaluation.plans import Line, Plan, split
 from robustkit.evaluation.reporting import report_of
 from robustkit.evaluation.shards import Share
@@ -174,11 +175,13 @@ def evaluate(
                 before=found.passes,
                 folder=out,
             )
+            right = _standing(engine, lines).right
+            found_by = white_box(engine, right, differentiable=found.differentiable)
     result = tally(images, records, lines, _standing(engine, lines))
-    right = [row for row, e in enumerate(result.examples) if e.status != "misclassified"]
+    known = None if found_by is None else found_by.by_row()
     # The first attack is the one that was given all examples.
     curves = dataclasses.replace(
-        label_curves(records.stage(0), right, threat),
+        label_curves(records.stage(0), right.tolist(), threat, known),
         passes=result.over_passes,
         eps=_over_eps(result.distances, eps_sweep, threat, images),
     )
@@ -192,6 +195,7 @@ def evaluate(
         diagnosis,
         result,
         curves,
+        found_by,
         seed,
         target,
         about,

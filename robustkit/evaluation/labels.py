@@ -1,6 +1,6 @@
 """What attacks on labels alone need beside the others: images of their own, and curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from robustkit.data import LabelledImages
 from robustkit.evaluation.records import Group
 from robustkit.randomness import Streams
-from robustkit.report import Curves, DistancePoint, QueriesPoint
+from robustkit.report import Curves, DistancePoint, NearestKnown, QueriesPoint
 from robustkit.threat_models import ThreatModel, curve, distance_curve
 
 # Images of its target class that the adversary owns for each example.
@@ -44,13 +44,20 @@ def owned_images(data: LabelledImages, targets: Tensor, streams: Streams) -> Ten
     return images.to(targets.device)
 
 
-def label_curves(groups: Sequence[Group], rows: Sequence[int], threat: ThreatModel) -> Curves:
+def label_curves(
+    groups: Sequence[Group],
+    rows: Sequence[int],
+    threat: ThreatModel,
+    known: Mapping[int, float] | None = None,
+) -> Curves:
     """Distances and success over queries of one attack; empty if it was not traced on all examples.
 
     Args:
         groups: What the attack has recorded.
         rows: Positions of the examples that were right at the start.
         threat: The adversary.
+        known: For each of these positions the smallest change that an attack with gradients found,
+            infinite where it found none; None where none has looked.
     """
     found = {
         row: nearest
@@ -64,6 +71,8 @@ def label_curves(groups: Sequence[Group], rows: Sequence[int], threat: ThreatMod
         [[torch.inf if d is None else d for d in found[row]] for row in rows],
         dtype=torch.float64,
     )
+    nearest = None if known is None else _nearest(distances, rows, known)
+    radius = threat.allowed.radius
     return Curves(
         queries=tuple(
             QueriesPoint(
@@ -72,13 +81,35 @@ def label_curves(groups: Sequence[Group], rows: Sequence[int], threat: ThreatMod
                 q25=_finite(point.q25),
                 q75=_finite(point.q75),
                 success=point.success,
+                times_nearest=None if nearest is None else _times(column, nearest),
             )
-            for point in curve(distances, budgets, threat.allowed.radius)
+            for point, column in zip(curve(distances, budgets, radius), distances.T, strict=True)
         ),
+        nearest=None if nearest is None else _quartiles(nearest),
         distances=tuple(
             DistancePoint(queries=point.queries, distance=point.distance, success=point.success)
             for point in distance_curve(distances, budgets)
         ),
+    )
+
+
+def _nearest(distances: Tensor, rows: Sequence[int], known: Mapping[int, float]) -> Tensor:
+    """(N,) the smallest change known for each example, whoever found it."""
+    others = torch.tensor([known[row] for row in rows], dtype=torch.float64)
+    return distances.amin(1).minimum(others)
+
+
+def _times(distances: Tensor, nearest: Tensor) -> float | None:
+    """The median of distances in units of the smallest ones known; None if it is infinite."""
+    found = distances.isfinite()
+    ratio = (distances / nearest.clamp_min(1e-300)).where(found, torch.inf)
+    return _finite(float(ratio.quantile(0.5, interpolation="lower")))
+
+
+def _quartiles(nearest: Tensor) -> NearestKnown:
+    (point,) = curve(nearest[:, None], (0,), 0.0)
+    return NearestKnown(
+        median=_finite(point.median), q25=_finite(point.q25), q75=_finite(point.q75)
     )
 
 

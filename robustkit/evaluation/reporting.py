@@ -8,6 +8,7 @@ from robustkit.data import LabelledImages
 from robustkit.evaluation.flags_diagnosis import Diagnosis
 from robustkit.evaluation.flags_verdict import sanity_flags
 from robustkit.evaluation.guards import Inspection
+from robustkit.evaluation.nearest import WhiteBox
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Tally, attack_flags
 from robustkit.report import (
@@ -36,6 +37,7 @@ def report_of(
     diagnosis: Diagnosis,
     result: Tally,
     curves: Curves,
+    found_by: WhiteBox | None,
     seed: int,
     device: torch.device,
     about: About | None,
@@ -87,6 +89,7 @@ def report_of(
             "guards": {"forward": found.passes.forward, "backward": found.passes.backward},
             "flags": diagnosis.table(),
             **_references(result),
+            **({} if found_by is None else {"white_box": found_by.table()}),
         },
         clean_accuracy=scores.clean,
         robust_accuracy=robust,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from robustkit.report.evasion import EpsPoint as EpsPoint
     from robustkit.report.evasion import EvasionReport as EvasionReport
     from robustkit.report.evasion import ExampleRow as ExampleRow
+    from robustkit.report.evasion import NearestKnown as NearestKnown
     from robustkit.report.evasion import PassesPoint as PassesPoint
     from robustkit.report.evasion import QueriesPoint as QueriesPoint
     from robustkit.report.evasion import Skipped as Skipped
@@ -61,6 +62,7 @@ else:
             "EpsPoint": "evasion",
             "EvasionReport": "evasion",
             "ExampleRow": "evasion",
+            "NearestKnown": "evasion",
             "PassesPoint": "evasion",
             "QueriesPoint": "evasion",
             "Skipped": "evasion",

@@ -10,6 +10,12 @@ from robustkit.report.scales import BOTTOM, SHARES, TOP, Scale, Tick, short
 
 Point = tuple[float, float]
 
+_QUERIES_NOTE = (
+    "The line is the median of the smallest changes found, the band holds the middle half of the "
+    "examples. Where either is missing, it was not reached."
+)
+_NOT_REACHED = "The median distance was not reached."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
@@ -43,6 +49,7 @@ class Chart:
         band: An area behind the curves, as SVG writes it; empty for none.
         radius: Where the threat model's radius lies, in units of the picture; None if it does not.
         upright: Whether the radius is a place on the horizontal axis.
+        nearest: How high the median of the nearest points known lies; None if it does not.
         head: Titles of the same in numbers; empty where there are too many.
         cells: Those numbers, row by row.
         folded: Whether they are shown only on demand.
@@ -60,6 +67,7 @@ class Chart:
     band: str = ""
     radius: float | None = None
     upright: bool = True
+    nearest: float | None = None
     head: tuple[str, ...] = ()
     cells: tuple[tuple[str, ...], ...] = ()
     folded: bool = True
@@ -72,7 +80,7 @@ def charts(report: EvasionReport) -> list[Chart]:
     return [
         *_passes(curves),
         *_eps(curves, radius),
-        *(_queries(curves.queries, radius) if curves.queries else []),
+        *(_queries(curves, curves.queries, radius) if curves.queries else []),
         *(_distances(curves.distances, radius) if curves.distances else []),
     ]
 
@@ -122,7 +130,7 @@ def _eps(curves: Curves, radius: float | None) -> list[Chart]:
     ]
 
 
-def _queries(points: Sequence[QueriesPoint], radius: float | None) -> list[Chart]:
+def _queries(curves: Curves, points: Sequence[QueriesPoint], radius: float | None) -> list[Chart]:
     """Median and quartiles of the distance; above the picture where they are infinite."""
     across = Scale.growing([point.queries for point in points])
     finite = [value for point in points for value in (point.q25, point.median, point.q75) if value]
@@ -142,13 +150,13 @@ def _queries(points: Sequence[QueriesPoint], radius: float | None) -> list[Chart
         spread = [(x - half, low, high), (x + half, low, high)]
     outline = [(x, low) for x, low, _ in spread] + [(x, high) for x, _, high in reversed(spread)]
     reached = [(float(point.queries), point.median) for point in points if point.median is not None]
+    told = _told(reached, "median distance {} after {} queries", short)
+    head, cells = words.over_queries(curves)
     return [
         Chart(
             title="Distance over queries",
-            note="The line is the median of the smallest changes found, the band holds the middle "
-            "half of the examples. Where either is missing, it was not reached.",
-            summary=_told(reached, "median distance {} after {} queries", short)
-            or "The median distance was not reached.",
+            note=" ".join((_QUERIES_NOTE, words.nearest(curves))).strip(),
+            summary=f"{told or _NOT_REACHED} {words.nearest(curves)}".strip(),
             across="queries per example",
             up="distance",
             columns=across.ticks_at([point.queries for point in points]),
@@ -158,8 +166,9 @@ def _queries(points: Sequence[QueriesPoint], radius: float | None) -> list[Chart
             band=_path(outline) + "Z" if outline else "",
             radius=up.inside(radius),
             upright=False,
-            head=words.QUERIES,
-            cells=tuple(map(words.distances, points)),
+            nearest=up.inside(None if curves.nearest is None else curves.nearest.median),
+            head=head,
+            cells=cells,
             folded=False,
         )
     ]

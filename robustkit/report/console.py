@@ -130,13 +130,16 @@ def _curve(report: EvasionReport, console: Console) -> None:
     if not report.curves.queries:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for name in words.QUERIES:
+    titles, rows = words.over_queries(report.curves)
+    for name in titles:
         table.add_column(name, justify="right", no_wrap=True)
-    for point in report.curves.queries:
-        table.add_row(*words.distances(point))
+    for row in rows:
+        table.add_row(*row)
     console.print()
     console.print(Text("Distance over queries, and success within the radius", "bold"))
     console.print(table)
+    if report.curves.nearest is not None:
+        console.print(Text(words.nearest(report.curves), "dim"))
 
 
 def _skipped(report: EvasionReport, console: Console, safe: Callable[[str], str]) -> None:

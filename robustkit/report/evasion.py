@@ -137,6 +137,8 @@ class QueriesPoint:
         q25: Lower quartile of the distances; None for infinite.
         q75: Upper quartile; None for infinite.
         success: Share of examples broken within the radius.
+        times_nearest: Median over the examples of the distance in units of the smallest one known;
+            None for infinite, or where no attack with gradients has looked.
     """
 
     queries: Count
@@ -144,6 +146,22 @@ class QueriesPoint:
     q25: Amount | None
     q75: Amount | None
     success: Part
+    times_nearest: Amount | None = field(default=None, metadata=OMITTED_IF_NONE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NearestKnown:
+    """The smallest changes known, found with gradients or without: what more queries may lead to.
+
+    Attributes:
+        median: Median over the examples; None for infinite.
+        q25: Lower quartile; likewise.
+        q75: Upper quartile; likewise.
+    """
+
+    median: Amount | None
+    q25: Amount | None
+    q75: Amount | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,12 +188,14 @@ class Curves:
         eps: Over the radius.
         queries: Over queries per example.
         distances: Success over distance, for each number of queries; distances grow within each.
+        nearest: The smallest changes known for the examples of `queries`.
     """
 
     passes: tuple[PassesPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     eps: tuple[EpsPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     queries: tuple[QueriesPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     distances: tuple[DistancePoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
+    nearest: NearestKnown | None = field(default=None, metadata=OMITTED_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from robustkit.report.base import Report
 from robustkit.report.corruptions import CorruptionsReport
-from robustkit.report.evasion import AttackRow, EvasionReport, QueriesPoint, Skipped
+from robustkit.report.evasion import AttackRow, Curves, EvasionReport, QueriesPoint, Skipped
 from robustkit.report.parts import PerturbationFacts, ThreatFacts
 
 METRICS = {
@@ -20,8 +20,7 @@ METRICS = {
     "all": "Right on every draw",
 }
 
-# Titles of what `distances` gives.
-QUERIES = ("Queries", "q25", "Median", "q75", "Success")
+_QUERIES = ("Queries", "q25", "Median", "q75", "Success")
 
 SEVERITIES = {
     "info": "good to know",
@@ -207,11 +206,38 @@ def left(report: EvasionReport) -> list[tuple[AttackRow, float]]:
     return rows
 
 
-def distances(point: QueriesPoint) -> tuple[str, ...]:
-    """What was found within so many queries: queries, quartiles of the distance, success."""
+def over_queries(curves: Curves) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Titles and rows of a table: queries, quartiles of the distance, success.
+
+    Where the nearest points are known, also the median distance in units of theirs.
+    """
+    more = () if curves.nearest is None else ("\u00d7 nearest known",)
+    points = curves.queries or ()
+    return (*_QUERIES, *more), tuple((*_distances(point), *_times(point, more)) for point in points)
+
+
+def nearest(curves: Curves) -> str:
+    """How near the nearest points are that are known, in a sentence; empty if nobody has looked."""
+    if curves.nearest is None:
+        return ""
+    median = curves.nearest.median
+    if median is None:
+        return "No attack has reached half of the examples at any distance, with gradients or not."
+    return (
+        "The nearest points known, found with gradients or without, lie at a median distance of "
+        f"{median:.4g}."
+    )
+
+
+def _distances(point: QueriesPoint) -> tuple[str, ...]:
     quartiles = (point.q25, point.median, point.q75)
     told = ("not reached" if value is None else f"{value:.4g}" for value in quartiles)
     return (f"{point.queries:,}", *told, percent(point.success))
+
+
+def _times(point: QueriesPoint, titles: tuple[str, ...]) -> tuple[str, ...]:
+    times = point.times_nearest
+    return tuple("not reached" if times is None else f"{times:.3g}" for _ in titles)
 
 
 def by_reason(skipped: Iterable[Skipped]) -> dict[str, list[str]]:

@@ -9,12 +9,23 @@ import pytest
 import torch
 
 from robustkit import evaluate
+from robustkit.attacks import FMN
 from robustkit.data import LabelledImages
 from robustkit.evaluation.labels import OWNED, marks, owned_images
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
 from robustkit.report import EvasionReport, schema
-from robustkit.threat_models import Budget, Targeted, ThreatModel, load
+from robustkit.threat_models import (
+    Access,
+    Budget,
+    Gradients,
+    Meter,
+    Objective,
+    Targeted,
+    ThreatModel,
+    grant,
+    load,
+)
 from tests.evaluation.victims import RADII, digits
 
 
@@ -66,6 +77,57 @@ def test_the_plan_of_a_threat_that_grants_labels(
     assert within == points[-1].success
     broken = sum(example.status == "broken" for example in right)
     assert points[-1].success == pytest.approx(broken / len(right))
+
+
+@pytest.mark.parametrize("name", ["l2-decision", "linf-decision"])
+def test_distances_are_compared_with_the_nearest_points_known(name: str, model: CNN) -> None:
+    data, adversary = digits(12), threat(name)
+    report = evaluate(model, data, adversary)
+    points, nearest = report.curves.queries, report.curves.nearest
+    assert points is not None
+    assert nearest is not None
+    assert nearest.median is not None
+    assert 0 < nearest.median <= (points[-1].median or 0)
+    times = [point.times_nearest or float("inf") for point in points]
+    assert times == sorted(times, reverse=True)
+    # Gradients lead nearer than labels do, and by how much is said.
+    assert 1 < times[-1] < 10
+    found = report.diagnostics["white_box"]
+    assert isinstance(found, dict)
+    right = sum(example.status != "misclassified" for example in report.examples)
+    assert (found["name"], found["examples"], found["found"]) == ("fmn", right, right)
+    assert (found["forward"], found["backward"]) == (101 * right, 100 * right)
+    # It costs the adversary nothing and decides nothing.
+    assert [row.name for row in report.attacks] == [report.attacks[0].name]
+    assert report.cost.backward == 0
+    clean = data.inputs(torch.arange(len(data)))
+    streams = Streams.of(seed=0, ids=data.ids)
+    view = grant(Meter(model, streams), Access.GRADIENT)
+    assert isinstance(view, Gradients)
+    changed = FMN().run(view, clean, Objective(data.labels), adversary.allowed, streams=streams)
+    distance = adversary.allowed.distance(clean, changed)
+    ratios = [
+        (example.distance or float("inf")) / min(float(known), example.distance or float("inf"))
+        for example, known in zip(report.examples, distance, strict=True)
+        if example.status != "misclassified"
+    ]
+    expected = sorted(ratios)[len(ratios) // 2 if len(ratios) % 2 else len(ratios) // 2 - 1]
+    assert times[-1] == pytest.approx(expected, rel=1e-3)
+
+
+def test_nothing_is_compared_where_no_gradient_is_to_be_had(model: CNN) -> None:
+    class Hidden(torch.nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = model(inputs)
+            return logits.detach()
+
+    report = evaluate(Hidden(), digits(4), threat("l2-decision", 60))
+    assert report.curves.queries is not None
+    assert report.curves.nearest is None
+    assert report.curves.queries[0].times_nearest is None
+    assert "white_box" not in report.diagnostics
+    white = evaluate(model, digits(4), load("l2").with_radius(0.1), attacks=["fgsm"])
+    assert "white_box" not in white.diagnostics
 
 
 def test_white_boxes_have_no_curve_over_queries(model: CNN) -> None:

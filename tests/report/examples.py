@@ -22,6 +22,7 @@ from robustkit.report import (
     Flag,
     Headline,
     ModelFacts,
+    NearestKnown,
     PassesPoint,
     PerturbationFacts,
     Picture,
@@ -160,7 +161,12 @@ def full() -> EvasionReport:
         curves=Curves(
             passes=(PassesPoint(passes=10.0, robust=0.5),),
             eps=(EpsPoint(eps=0.01, robust=0.7),),
-            queries=(QueriesPoint(queries=100, median=1.5, q25=0.5, q75=None, success=0.2),),
+            queries=(
+                QueriesPoint(
+                    queries=100, median=1.5, q25=0.5, q75=None, success=0.2, times_nearest=2.5
+                ),
+            ),
+            nearest=NearestKnown(median=0.75, q25=0.5, q75=None),
         ),
     )
 

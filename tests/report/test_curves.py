@@ -18,6 +18,7 @@ from robustkit.report import (
     DistancePoint,
     EpsPoint,
     EvasionReport,
+    NearestKnown,
     PassesPoint,
     PerturbationFacts,
     QueriesPoint,
@@ -27,7 +28,7 @@ from robustkit.report import (
 )
 from robustkit.report.charts import Chart, charts
 from robustkit.report.scales import BOTTOM, HEIGHT, LEFT, RIGHT, SHARES, TOP, WIDTH, Scale
-from robustkit.report.words import distances
+from robustkit.report.words import over_queries
 from robustkit.threat_models import distance_curve
 from tests.report.examples import evasion, full, hostile
 
@@ -103,7 +104,33 @@ def test_queries_are_a_table_in_the_terminal() -> None:
 
 def test_a_distance_of_zero_was_reached() -> None:
     point = QueriesPoint(queries=10, median=0.0, q25=0.0, q75=None, success=0.5)
-    assert distances(point) == ("10", "0", "0", "not reached", "50.0 %")
+    _, rows = over_queries(Curves(queries=(point,)))
+    assert rows == (("10", "0", "0", "not reached", "50.0 %"),)
+
+
+def test_the_nearest_points_known_are_in_table_picture_and_words() -> None:
+    near = replace(QUERIES[2], times_nearest=1.5)
+    nearest = NearestKnown(median=0.5, q25=0.25, q75=None)
+    known = report(Curves(queries=(*QUERIES[:2], near), nearest=nearest))
+    text = told(known)
+    rows = [line.split() for line in text.splitlines()]
+    assert ["Queries", "q25", "Median", "q75", "Success", "\u00d7", "nearest", "known"] in rows
+    assert ["5,000", "0.5", "0.75", "1.5", "50.0", "%", "1.5"] in rows
+    assert ["500", "1", "2", "not", "reached", "12.5", "%", "not", "reached"] in rows
+    assert "a median distance of 0.5." in " ".join(text.split())
+    (drawn,) = charts(known)
+    assert drawn.nearest == pytest.approx(BOTTOM - 0.5 / (1.05 * 2.5) * (BOTTOM - TOP))
+    assert "a median distance of 0.5." in drawn.note
+    assert "a median distance of 0.5." in drawn.summary
+    (line,) = page(known).findall(".//line[@class='nearest']")
+    assert float(line.get("y1") or "nan") == pytest.approx(drawn.nearest, abs=0.01)
+    (table,) = page(known).iter("table")
+    assert "".join(list(table.iter("tr"))[-1].itertext()).endswith("1.5")
+    far = replace(nearest, median=None, q25=None)
+    (nothing,) = charts(report(Curves(queries=QUERIES, nearest=far)))
+    assert nothing.nearest is None
+    assert "at any distance" in nothing.note
+    assert not page(report(Curves(queries=QUERIES))).findall(".//line[@class='nearest']")
 
 
 def test_queries_are_a_table_on_the_page() -> None:
