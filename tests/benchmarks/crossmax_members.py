@@ -32,7 +32,12 @@ class Size:
     images: int = 500
     steps: int = 30
     drawn_images: int = 500
-    drawn_steps: int = 20
+    drawn_steps: int = 10
+
+    @property
+    def learnt(self) -> list[int]:
+        """What a trained network depends on."""
+        return [self.members, self.width, self.train, self.epochs]
 
 
 def member(place: Path, lesson: str, seed: int, size: Size) -> nn.Module:
