@@ -11,12 +11,10 @@ from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Slope, columns, smooth_noise
 from robustkit.attacks._dct import dimensions
-from robustkit.attacks._starts import check_range, find_starts
-from robustkit.attacks.base import EvasionAttack
-from robustkit.attacks.rows import check_rows
+from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
-from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
 from robustkit.threat_models.projection import lengths
 
 # Divisors of the frequencies that are tried where none is given, coarse ones first.
@@ -28,12 +26,10 @@ _SEARCH = 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Semicircles(EvasionAttack[Decisions]):
+class Semicircles(LabelAttack):
     """Alternates between estimating the boundary's normal and moving along it; see `CGBA`."""
 
-    access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    minimises: ClassVar[bool] = True
 
     queries: int = 5000
     noise: int = 30
@@ -63,27 +59,14 @@ class Semicircles(EvasionAttack[Decisions]):
         """By what the frequencies of noise may be divided."""
         return _REDUCTIONS if self.reduction is None else (self.reduction,)
 
-    def run(
-        self,
-        view: Decisions,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
-    ) -> Tensor:
-        """The nearest point found for each input, or the input where no search could start."""
-        check_rows(inputs, objective, streams)
-        check_range(allowed)
-        hunt = Hunt.begin(view, inputs, objective, allowed, streams, queries=self.queries)
-        if not len(inputs):
-            return hunt.point
+    def search(self, hunt: Hunt) -> None:
+        """Alternate between looking around and moving along the boundary."""
         find_starts(hunt, tries=self.tries, better=self.candidates)
         rows = hunt.started()
         hunt.towards(rows, self.gap(hunt, rows))
         drawn = torch.zeros_like(hunt.left)
         # What each divisor gained at its last use; one that was not used yet is used first.
-        rate = hunt.distance.new_full((len(inputs), len(self.reductions)), math.inf)
+        rate = hunt.distance.new_full((len(hunt.clean), len(self.reductions)), math.inf)
         for iteration in itertools.count(1):
             rows = hunt.started()
             counts = self._share(hunt.left[rows], int(self.noise * math.sqrt(iteration)))
@@ -97,7 +80,6 @@ class Semicircles(EvasionAttack[Decisions]):
             rate[rows] *= _CREDIT
             gain = torch.log(before / hunt.distance[rows])
             rate[rows, kinds] = gain / (left - hunt.left[rows])
-        return hunt.point
 
     @abstractmethod
     def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:

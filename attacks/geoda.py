@@ -10,17 +10,14 @@ from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Slope, columns, smooth_noise
 from robustkit.attacks._dct import dimensions
-from robustkit.attacks._starts import check_range, find_starts
-from robustkit.attacks.base import EvasionAttack
-from robustkit.attacks.rows import check_rows
+from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
-from robustkit.randomness import Streams
-from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
 from robustkit.threat_models.projection import lengths
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeoDA(EvasionAttack[Decisions]):
+class GeoDA(LabelAttack):
     """Geometric decision-based attack: labels only, l2, for boundaries that are nearly flat.
 
     The boundary's normal is estimated at the nearest point from the labels of random steps; then
@@ -54,9 +51,7 @@ class GeoDA(EvasionAttack[Decisions]):
         frozenset({'l2'})
     """
 
-    access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    minimises: ClassVar[bool] = True
 
     queries: int = 5000
     noise: int = 50
@@ -84,21 +79,8 @@ class GeoDA(EvasionAttack[Decisions]):
                 "than 0 and finite."
             )
 
-    def run(
-        self,
-        view: Decisions,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
-    ) -> Tensor:
-        """The nearest point found for each input, or the input where no search could start."""
-        check_rows(inputs, objective, streams)
-        check_range(allowed)
-        hunt = Hunt.begin(view, inputs, objective, allowed, streams, queries=self.queries)
-        if not len(inputs):
-            return hunt.point
+    def search(self, hunt: Hunt) -> None:
+        """Alternate between looking around and marching along the normal."""
         find_starts(hunt, tries=self.tries, better=0)
         rows = hunt.started()
         hunt.towards(rows, self.tolerance * hunt.distance[rows])
@@ -106,14 +88,13 @@ class GeoDA(EvasionAttack[Decisions]):
         for number in itertools.count():
             rows = hunt.started()
             if not len(rows):
-                return hunt.point
+                break
             # Half of what is left at most: a normal is worth nothing without a ray.
             wanted = min(self.noise * self.growth**number, 1e9)
             counts = (hunt.left[rows] + 1).div(2, rounding_mode="floor").clamp_max(int(wanted))
             slope = self._look_around(hunt, rows, counts, drawn)
             drawn[rows] += counts
             self._march(hunt, rows, slope)
-        return hunt.point
 
     def _look_around(self, hunt: Hunt, rows: Tensor, counts: Tensor, drawn: Tensor) -> Tensor:
         """Estimate the normal of the boundary from random steps around the points of `rows`."""

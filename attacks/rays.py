@@ -7,12 +7,8 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt
-from robustkit.attacks._starts import check_range
-from robustkit.attacks.base import EvasionAttack
-from robustkit.attacks.rows import check_rows
+from robustkit.attacks._hunts import LabelAttack
 from robustkit.errors import BadInput
-from robustkit.randomness import Streams
-from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
 
 
 @dataclass(slots=True)
@@ -62,7 +58,7 @@ class _Rays:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RayS(EvasionAttack[Decisions]):
+class RayS(LabelAttack):
     """Ray searching: labels only, linf, untargeted, without gradients.
 
     Looks for the pattern of signs along which the boundary is nearest. Blocks of the pattern, first
@@ -90,10 +86,8 @@ class RayS(EvasionAttack[Decisions]):
         ['untargeted']
     """
 
-    access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"linf"})
     goals: ClassVar[frozenset[str]] = frozenset({"untargeted"})
-    minimises: ClassVar[bool] = True
 
     queries: int = 5000
     tolerance: float = 0.005
@@ -105,27 +99,15 @@ class RayS(EvasionAttack[Decisions]):
         if not 0 < self.tolerance < 1:
             raise BadInput(f"tolerance is {self.tolerance}; it must lie between 0 and 1.")
 
-    def run(
-        self,
-        view: Decisions,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
-    ) -> Tensor:
-        """The nearest point found for each input, or the input where none was."""
-        check_rows(inputs, objective, streams)
-        check_range(allowed)
-        hunt = Hunt.begin(view, inputs, objective, allowed, streams, queries=self.queries)
+    def search(self, hunt: Hunt) -> None:
+        """Ray after ray."""
         rows = (hunt.left > 0).nonzero()[:, 0]
         if not len(rows):
-            return hunt.point
+            return
         hunt.try_out(hunt.clean[rows], rows)
         rays = self._straight(hunt)
         while len(rows := ((hunt.left > 0) & (hunt.distance > 0)).nonzero()[:, 0]):
             self._round(hunt, rays, rows)
-        return hunt.point
 
     @staticmethod
     def _straight(hunt: Hunt) -> _Rays:

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, columns, smooth_noise
-from robustkit.attacks._starts import check_range, find_starts
-from robustkit.attacks.base import EvasionAttack
-from robustkit.attacks.rows import check_rows
+from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
-from robustkit.randomness import Streams
-from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
 from robustkit.threat_models.projection import lengths
 
 # Past directions that a new one is made orthogonal to.
@@ -50,7 +47,7 @@ class _Circles:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SurFree(EvasionAttack[Decisions]):
+class SurFree(LabelAttack):
     """Surrogate-free search: labels only, l2, all queries spent on points that may be nearer.
 
     In the plane of the line to the clean input and a random direction across it, points on the
@@ -81,9 +78,7 @@ class SurFree(EvasionAttack[Decisions]):
         4
     """
 
-    access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    minimises: ClassVar[bool] = True
 
     queries: int = 5000
     reduction: float = 2.0
@@ -106,21 +101,8 @@ class SurFree(EvasionAttack[Decisions]):
         if not self.reduction >= 1:
             raise BadInput(f"reduction is {self.reduction}; it must be at least 1.")
 
-    def run(
-        self,
-        view: Decisions,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
-    ) -> Tensor:
-        """The nearest point found for each input, or the input where no search could start."""
-        check_rows(inputs, objective, streams)
-        check_range(allowed)
-        hunt = Hunt.begin(view, inputs, objective, allowed, streams, queries=self.queries)
-        if not len(inputs):
-            return hunt.point
+    def search(self, hunt: Hunt) -> None:
+        """Circle after circle."""
         find_starts(hunt, tries=self.tries, better=self.candidates)
         rows = hunt.started()
         hunt.towards(rows, 1e-3 * hunt.distance[rows])
@@ -128,7 +110,6 @@ class SurFree(EvasionAttack[Decisions]):
         while len(rows := hunt.started()):
             self._draw(hunt, circles, rows[circles.fresh[rows]])
             self._round(hunt, circles, rows)
-        return hunt.point
 
     def _draw(self, hunt: Hunt, circles: _Circles, rows: Tensor) -> None:
         """New random directions across the lines of `rows`, and across those taken before."""
