@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.fmn import FMN as FMN
     from robustkit.attacks.foolbox import FoolboxAttack as FoolboxAttack
     from robustkit.attacks.geoda import GeoDA as GeoDA
+    from robustkit.attacks.hopskipjump import HopSkipJump as HopSkipJump
     from robustkit.attacks.pgd import PGD as PGD
     from robustkit.attacks.rays import RayS as RayS
     from robustkit.attacks.square import Square as Square
@@ -38,6 +39,7 @@ else:
             "FMN": "fmn",
             "FoolboxAttack": "foolbox",
             "GeoDA": "geoda",
+            "HopSkipJump": "hopskipjump",
             "PGD": "pgd",
             "RayS": "rays",
             "Square": "square",

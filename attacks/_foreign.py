@@ -193,13 +193,17 @@ def _seed(streams: Streams, row: int) -> int:
 
 @contextlib.contextmanager
 def tolerant(module: Questions) -> Iterator[None]:
-    """Swallow what foreign code raises, the end of the budget included; not what the model does."""
+    """Swallow what foreign code raises while it searches, the end of the budget included.
+
+    What the model raises goes on, and what is raised before the first question: examples that were
+    never attacked must not pass for ones that withstood.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, DeviceLost):
         raise
     except Exception:
-        if module.failure is not None:
+        if module.failure is not None or not module.asked:
             raise
         logging.getLogger("robustkit").debug("A foreign attack gave up.", exc_info=True)
 

@@ -30,6 +30,7 @@ class Questions(nn.Module):
             the objective; None so far.
         failure: What the model raised, if it did.
         spent: Whether the budget has ended.
+        asked: Whether any question was put.
     """
 
     def __init__(self, view: Decisions) -> None:
@@ -38,6 +39,7 @@ class Questions(nn.Module):
         self.best: Tensor | None = None
         self.failure: Exception | None = None
         self.spent = False
+        self.asked = False
         self._view = view
         self._classes = 0
         self._distance = float("inf")
@@ -69,6 +71,7 @@ class Questions(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(M, K) logits, as far as the view grants them."""
+        self.asked = True
         if not len(inputs):
             return inputs.new_zeros(0, self._classes)
         if not bool(inputs.isfinite().all()):

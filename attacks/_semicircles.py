@@ -12,6 +12,7 @@ from torch import Tensor
 from robustkit.attacks._boundary import Hunt, Slope, columns, smooth_noise
 from robustkit.attacks._dct import dimensions
 from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._normals import share
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
@@ -21,8 +22,6 @@ from robustkit.threat_models.projection import lengths
 _REDUCTIONS = (4.0, 2.0, 1.0)
 # What a divisor that is not used gains in credit per round: the others may have run dry.
 _CREDIT = 1.1
-# Questions that are kept back for the search along the boundary after a round of noise.
-_SEARCH = 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +68,7 @@ class Semicircles(LabelAttack):
         rate = hunt.distance.new_full((len(hunt.clean), len(self.reductions)), math.inf)
         for iteration in itertools.count(1):
             rows = hunt.started()
-            counts = self._share(hunt.left[rows], int(self.noise * math.sqrt(iteration)))
+            counts = share(hunt.left[rows], int(self.noise * math.sqrt(iteration)))
             rows, counts = rows[counts > 0], counts[counts > 0]
             if not len(rows):
                 break
@@ -100,18 +99,6 @@ class Semicircles(LabelAttack):
             dimensions(tuple(hunt.clean.shape[1:]), divisor) for divisor in self.reductions
         )
         return self.tolerance * self.step / math.sqrt(finest) * hunt.distance[rows]
-
-    @staticmethod
-    def _share(left: Tensor, wanted: int) -> Tensor:
-        """(M,) how many questions go into noise; what would not pay another round goes there too.
-
-        Args:
-            left: (M,) what each may still ask.
-            wanted: What a full round takes.
-        """
-        rest = left - wanted - _SEARCH
-        last = (left - _SEARCH).maximum(left // 2)
-        return torch.where(rest > wanted // 2, wanted, last)
 
     def _look_around(
         self, hunt: Hunt, rows: Tensor, counts: Tensor, kinds: Tensor, drawn: Tensor

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, Slope, columns, smooth_noise
+from robustkit.attacks._boundary import Hunt, columns
 from robustkit.attacks._dct import dimensions
 from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._normals import look_around
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
@@ -85,6 +86,7 @@ class GeoDA(LabelAttack):
         rows = hunt.started()
         hunt.towards(rows, self.tolerance * hunt.distance[rows])
         drawn = torch.zeros_like(hunt.left)
+        length = self.step / dimensions(tuple(hunt.clean.shape[1:]), self.reduction) ** 0.5
         for number in itertools.count():
             rows = hunt.started()
             if not len(rows):
@@ -92,31 +94,9 @@ class GeoDA(LabelAttack):
             # Half of what is left at most: a normal is worth nothing without a ray.
             wanted = min(self.noise * self.growth**number, 1e9)
             counts = (hunt.left[rows] + 1).div(2, rounding_mode="floor").clamp_max(int(wanted))
-            slope = self._look_around(hunt, rows, counts, drawn)
-            drawn[rows] += counts
+            scale = length * hunt.distance[rows]
+            slope = look_around(hunt, rows, counts, drawn, scale=scale, reduction=self.reduction)
             self._march(hunt, rows, slope)
-
-    def _look_around(self, hunt: Hunt, rows: Tensor, counts: Tensor, drawn: Tensor) -> Tensor:
-        """Estimate the normal of the boundary from random steps around the points of `rows`."""
-        points = hunt.point[rows]
-        shape = tuple(points.shape[1:])
-        streams = hunt.streams.fork("noise")
-        length = self.step / dimensions(shape, self.reduction) ** 0.5
-        scale = columns(length * hunt.distance[rows]).to(points.dtype)
-        slope = Slope.flat(points)
-        for places, numbers in hunt.packed(rows, counts):
-            payers = rows[places]
-            noise = smooth_noise(
-                streams.take(payers),
-                shape,
-                self.reduction,
-                draw=drawn[payers] + numbers,
-                width=hunt.width,
-            )
-            tried = hunt.boxed(points[places] + scale[places] * noise)
-            won = hunt.try_out(tried, payers)
-            slope.add(places, (tried - points[places]) / scale[places], won)
-        return slope.direction()
 
     def _march(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
         """Look for the boundary on the rays along `slope`, nearer than the best points."""

@@ -185,6 +185,14 @@ _ATTACKS = (
     ("cgba-h", "cgba:CGBAH", "decision", _LP[1:2], _BOTH, "CGBA for curved boundaries, targeted"),
     ("geoda", "geoda:GeoDA", "decision", _LP[1:2], _BOTH, "normals of nearly flat boundaries"),
     ("surfree", "surfree:SurFree", "decision", _LP[1:2], _BOTH, "random circles, no gradients"),
+    (
+        "hop-skip-jump",
+        "hopskipjump:HopSkipJump",
+        "decision",
+        _LP[:2],
+        _BOTH,
+        "steps along the boundary's normal, l2 and linf",
+    ),
     ("rays", "rays:RayS", "decision", _LP[:1], _BOTH[:1], "sign patterns, searched by rays"),
     (
         "autoattack",

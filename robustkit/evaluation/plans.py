@@ -89,9 +89,9 @@ THOROUGH: tuple[_Words, ...] = (
     ("square", {"queries": "5000"}, None),
 )
 
-# Without gradients; the norm decides which of them fits.
+# Without gradients; the norm decides, and the first that fits is run.
 LABELS: tuple[_Words, ...] = (("cgba", {}, None), ("rays", {}, None))
-LABELS_TARGETED: tuple[_Words, ...] = (("cgba-h", {}, None),)
+LABELS_TARGETED: tuple[_Words, ...] = (("cgba-h", {}, None), ("hop-skip-jump", {}, None))
 
 PLANS: Mapping[str, tuple[_Words, ...]] = MappingProxyType(
     {"fast": FAST, "standard": STANDARD, "thorough": THOROUGH}
@@ -135,10 +135,17 @@ def plan(name: str, threat: ThreatModel) -> list[Line]:
     words = PLANS[name]
     if threat.access < Access.GRADIENT:
         words = LABELS if isinstance(threat.goal, Untargeted) else LABELS_TARGETED
-    return [
+    lines = [
         Line(name=attack, attack=build(attack, options), lead_left=left)
         for attack, options, left in words
     ]
+    return lines if threat.access is Access.GRADIENT else _up_to_the_first(lines, threat)
+
+
+def _up_to_the_first(lines: list[Line], threat: ThreatModel) -> list[Line]:
+    """The lines as far as the first one that fits: it is given the whole budget of queries."""
+    fitting = (place for place, line in enumerate(lines) if line.attack.why_not(threat) is None)
+    return lines[: next(fitting, len(lines)) + 1]
 
 
 def words(name: str) -> list[str]:

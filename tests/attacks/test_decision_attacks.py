@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks import CGBA, CGBAH, EvasionAttack, GeoDA, RayS, SurFree
+from robustkit.attacks import CGBA, CGBAH, EvasionAttack, GeoDA, HopSkipJump, RayS, SurFree
 from robustkit.errors import BadInput, DoesNotFit
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, LpBall, Meter, Objective, grant
@@ -21,6 +21,7 @@ ALL = [
     CGBAH(queries=400),
     GeoDA(queries=400),
     SurFree(queries=400),
+    HopSkipJump(queries=400),
     RayS(queries=400),
 ]
 each = pytest.mark.parametrize(
@@ -229,11 +230,11 @@ def test_another_value_range(attack: Attack) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [
-        *((kind, "queries", 0) for kind in (CGBA, CGBAH, GeoDA, SurFree, RayS)),
-        *((kind, "tries", 0) for kind in (CGBA, CGBAH, GeoDA, SurFree)),
+        *((kind, "queries", 0) for kind in (CGBA, CGBAH, GeoDA, HopSkipJump, SurFree, RayS)),
+        *((kind, "tries", 0) for kind in (CGBA, CGBAH, GeoDA, HopSkipJump, SurFree)),
         *((kind, "reduction", 0.5) for kind in (CGBA, CGBAH, GeoDA, SurFree)),
-        *((kind, "tolerance", 0.0) for kind in (CGBA, CGBAH, GeoDA, RayS)),
-        *((kind, "step", -1.0) for kind in (CGBA, CGBAH, GeoDA)),
+        *((kind, "tolerance", 0.0) for kind in (CGBA, CGBAH, GeoDA, HopSkipJump, RayS)),
+        *((kind, "step", -1.0) for kind in (CGBA, CGBAH, GeoDA, HopSkipJump)),
         (CGBA, "candidates", -1),
         (CGBA, "reduction", float("nan")),
         (GeoDA, "growth", 0.9),

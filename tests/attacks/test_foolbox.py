@@ -323,6 +323,19 @@ def test_what_the_model_raises_is_not_swallowed(digits: Victims, queries: int | 
         )
 
 
+@pytest.mark.parametrize("queries", [None, 10])
+def test_an_attack_that_never_began_is_not_withstood(
+    digits: Victims, queries: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no attack today")
+
+    monkeypatch.setattr(FoolboxAttack, "search", broken)
+    attack = FoolboxAttack(class_name="LinfPGD")
+    with pytest.raises(ValueError, match="no attack today"):
+        against(attack, threat("linf", Access.GRADIENT, queries=queries), digits.first(2))
+
+
 class _Flat(nn.Module):
     """No gradient at all."""
 

@@ -41,6 +41,7 @@ def threat(name: str, queries: int = 300, *, targeted: bool = False) -> ThreatMo
         ("l2-decision", False, "cgba"),
         ("linf-decision", False, "rays"),
         ("l2-decision", True, "cgba-h"),
+        ("linf-decision", True, "hop-skip-jump"),
     ],
 )
 def test_the_plan_of_a_threat_that_grants_labels(
