@@ -1,0 +1,203 @@
+"""CGBA against its authors' code and against Foolbox's HopSkipJump: the same images, network and
+numbers of queries, each with starts of its own; all queries are charged, those for the start and
+for the image's own label included. The distance is l2 in [0, 1], and the best point counts that is
+adversarial inside the value range when the network is asked again; the authors' points outside the
+range are clipped and judged without charge. Medians are over images, of the mean over the seeds
+that both have been run with; the intervals are of paired bootstraps over images (95 %). The ratio
+is the geometric mean over images. Below 1 (and differences below 0) CGBA is nearer. ROBUSTKIT_CGBA
+names a clone of https://github.com/Farhamdur/CGBA, which is no part of this project, and
+ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set); one takes an hour on one core. The folder that
+ROBUSTKIT_BENCHMARKS names keeps what is finished, image by image."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental import optimization
+
+import robustkit.attacks
+from robustkit import data, models
+from robustkit.attacks import CGBA
+from robustkit.files import write_atomically
+from robustkit.randomness import Streams
+from robustkit.threat_models import Access, LpBall, Meter, Objective, Output, grant
+from tests.benchmarks.foreign_decisions import Account, hop_skip_jump, official_cgba, run_all
+from tests.benchmarks.keeping import folder
+
+TITLE = "CGBA against the official code and HopSkipJump"
+BUDGETS = (250, 500, 1000, 2000, 5000)
+PEERS = {"cgba": "official CGBA", "hsj": "HopSkipJump (Foolbox)"}
+# What our figures depend on.
+_SOURCES = ("cgba", "_semicircles", "_boundary", "_normals", "_starts", "_dct", "_hunts")
+
+Distances = dict[tuple[int, int], list[float]]
+
+
+def run() -> dict[str, Any]:
+    """Each peer at each number of queries."""
+    rows: list[dict[str, Any]] = []
+    seeds = [int(seed) for seed in os.environ.get("ROBUSTKIT_CGBA_SEEDS", "0").split(",")]
+    with folder() as kept:
+        place = kept / "cgba-reference"
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("ours", *PEERS):
+            for seed in seeds:
+                measure(name, seed, place)
+        ours = collected("ours", place)
+        for name, title in PEERS.items():
+            theirs = collected(name, place)
+            rows += [compared(title, number, ours, theirs) for number in range(len(BUDGETS))]
+    return {
+        "rows": rows,
+        "setting": "ResNet-18 on the 20 CIFAR-10 images, the network's batch norms folded in for "
+        "the search and not for the judging",
+    }
+
+
+def measure(name: str, seed: int, place: Path) -> None:
+    """Run one attack with one seed on the images that have not been kept yet."""
+    plain = models.load("builtin:cifar10-resnet18", device="cpu").eval()
+    images = data.load("samples:cifar10")
+    inputs, labels = images.inputs(slice(None)), images.labels
+    with torch.inference_mode():
+        right = (plain(inputs).argmax(1) == labels).nonzero()[:, 0].tolist()
+    missing = [number for number in right if not file(name, seed, number, place).exists()]
+    if not missing:
+        return
+    net = optimization.fuse(plain).to(memory_format=torch.channels_last)
+
+    def judge(points: Tensor) -> Tensor:
+        with torch.inference_mode():
+            answers: Tensor = plain(points).argmax(1)
+        return answers
+
+    def finished(number: int, account: Account, error: BaseException | None) -> None:
+        found = {
+            "queries": account.spent,
+            "budgets": BUDGETS,
+            "valid": account.confirmed(judge),
+            "error": None if error is None else repr(error),
+        }
+        write_atomically(file(name, seed, number, place), json.dumps(found))
+
+    if name == "ours":
+        ours(net, inputs[missing], labels[missing], missing, seed, finished)
+        return
+    run_all(
+        official_cgba() if name == "cgba" else hop_skip_jump(),
+        net,
+        inputs,
+        labels,
+        budgets=BUDGETS,
+        numbers=missing,
+        seed=seed,
+        finished=finished,
+    )
+
+
+def ours(
+    net: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    numbers: list[int],
+    seed: int,
+    finished: Callable[[int, Account, BaseException | None], None],
+) -> None:
+    """All images together; every answer goes into the same accounts as the peers'."""
+    accounts = [
+        Account(inputs[row : row + 1], int(labels[row]), BUDGETS) for row in range(len(inputs))
+    ]
+
+    def observe(asked: Tensor, payers: Tensor, output: Output, _: Tensor) -> None:
+        answers = output.logits.argmax(1)
+        for row in sorted(set(payers.tolist()) - {-1}):
+            mine = payers == row
+            accounts[row].charge(asked[mine], answers[mine], _unneeded)
+
+    streams = Streams.of(seed=seed, ids=torch.tensor(numbers))
+    meter = Meter(net, streams, width=len(inputs), queries=BUDGETS[-1])
+    meter.observer = observe
+    view = grant(meter, Access.DECISION)
+    ball = LpBall(norm="l2", radius=0.5)
+    CGBA().run(view, inputs, Objective(labels), ball, streams=streams)
+    for number, account in zip(numbers, accounts, strict=True):
+        finished(number, account, None)
+
+
+def _unneeded(points: Tensor) -> Tensor:
+    raise AssertionError("our attack asked about a point outside the value range")
+
+
+def file(name: str, seed: int, number: int, place: Path) -> Path:
+    """Where the figures of one search are kept."""
+    if name == "ours":
+        sources = Path(robustkit.attacks.__file__).parent
+        code = b"".join((sources / f"{source}.py").read_bytes() for source in _SOURCES)
+        name = f"ours-{hashlib.sha256(code).hexdigest()[:12]}"
+    return place / f"{name}-{seed}-{number}.json"
+
+
+def collected(name: str, place: Path) -> Distances:
+    """(seed, image): the distance at each number of queries; infinite where nothing was valid.
+
+    Runs that were made for fewer queries have fewer entries.
+    """
+    found = {}
+    for seed in range(100):
+        for number in range(20):
+            path = file(name, seed, number, place)
+            if path.exists():
+                table = json.loads(path.read_text(encoding="utf-8"))
+                found[seed, number] = [np.inf if d is None else d for d in table["valid"]]
+    return found
+
+
+def compared(peer: str, budget: int, ours: Distances, theirs: Distances) -> dict[str, Any]:
+    """One number of queries, on the images and seeds that both have been run with."""
+    both = [
+        key
+        for key, distances in theirs.items()
+        if len(distances) > budget and len(ours.get(key, ())) > budget
+    ]
+    images = sorted({number for _, number in both})
+    seeds = sorted({seed for seed, _ in both})
+    if not images:
+        raise RuntimeError(f"{peer} and CGBA have been run on no image alike.")
+    mine, other = (
+        np.array(
+            [
+                np.mean([found[seed, number][budget] for seed, number in both if number == image])
+                for image in images
+            ]
+        )
+        for found in (ours, theirs)
+    )
+    generator = np.random.default_rng(0)
+    picks = generator.integers(0, len(images), (4000, len(images)))
+    # The peer's median is infinite only if half of its searches found nothing.
+    difference = np.median(mine[picks], 1) - np.median(other[picks], 1)
+    ratio = np.log(mine / other)
+    return {
+        "peer": peer,
+        "queries": BUDGETS[budget],
+        "images": len(images),
+        "seeds": len(seeds),
+        "CGBA, median l2": float(np.median(mine)),
+        "peer, median l2": float(np.median(other)),
+        "difference": float(np.median(mine) - np.median(other)),
+        "95 %": interval(difference),
+        "ratio": float(np.exp(ratio.mean())),
+        "95 % ": interval(np.exp(ratio[picks].mean(1))),
+    }
+
+
+def interval(values: np.ndarray[Any, Any]) -> str:
+    """Where the middle 95 % of bootstrapped values lie."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return f"{low:.3g} to {high:.3g}"
