@@ -60,8 +60,8 @@ def crossmax(
     from robustkit.cli import command_line
     from robustkit.cli.origin import Origin
 
-    recipes = [_recipe(spec) for spec in specs]
     networks = [models.load(spec) for spec in specs]
+    recipes = [_recipe(spec) for spec in specs]
     ensemble = rule.ensemble(networks, _trial(specs[0], recipes[0], networks[0], size))
     name = control or "crossmax"
     from robustkit.defenses.ensembles import options
