@@ -71,7 +71,7 @@ def render() -> str:
 
 
 def section(result: dict[str, Any]) -> str:
-    """One benchmark as Markdown: `rows` is a list of tables' rows with the same keys."""
+    """One benchmark as Markdown: `rows` with the same keys, `conclusions` if it draws any."""
     columns = list(result["rows"][0])
     lines = [
         f"## {result['title']}\n",
@@ -80,6 +80,8 @@ def section(result: dict[str, Any]) -> str:
         f"|{'---|' * len(columns)}",
         *(f"| {' | '.join(cell(row[column]) for column in columns)} |" for row in result["rows"]),
         "",
+        *(f"- {sentence}" for sentence in result.get("conclusions", ())),
+        *([""] if result.get("conclusions") else []),
         (
             f"`{result['command']}` at {result['commit']}, {result['date']}; {result['device']}, "
             f"{result['threads']} threads, torch {result['torch']}; {result['setting']}.\n"

@@ -88,7 +88,7 @@ def run(size: Size | None = None) -> dict[str, Any]:
     told += [one["told"] for one in evaluations]
     return {
         "rows": rows,
-        "conclusion": " ".join(told),
+        "conclusions": told,
         "evaluations": evaluations,
         "setting": (
             f"{size.members} CNNs of width {size.width}, {size.train:,} training images and "

@@ -214,7 +214,7 @@ def test_a_saved_ensemble_comes_back_bit_for_bit(rule: Aggregation, tmp_path: Pa
     ],
 )
 def test_a_description_that_means_nothing_is_bad_input(arguments: dict[str, Any]) -> None:
-    made = {"kind": "defenses", "entry": "crossmax", "arguments": arguments}
+    made: dict[str, Any] = {"kind": "defenses", "entry": "crossmax", "arguments": arguments}
     with pytest.raises((BadInput, CorruptFile)):
         models.rebuild(made)
 

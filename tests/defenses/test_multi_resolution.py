@@ -335,10 +335,11 @@ def test_a_saved_self_ensemble_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(back(images), saved(images))
     assert (back.aggregation, back.layers) == (rule, saved.layers)
     assert back.stochastic
-    made = {"kind": "defenses", "entry": "multi-resolution", "arguments": arguments}
-    for key, wrong in (("rule", {"entry": "rift", "options": {}}), ("shape", [8, 8]), ("own", 3)):
+    made: dict[str, Any] = {"kind": "defenses", "entry": "multi-resolution", "arguments": arguments}
+    wrong: dict[str, Any] = {"rule": {"entry": "rift", "options": {}}, "shape": [8, 8], "own": 3}
+    for key, value in wrong.items():
         with pytest.raises(BadInput):
-            models.rebuild({**made, "arguments": {**arguments, key: wrong}})
+            models.rebuild({**made, "arguments": {**arguments, key: value}})
 
 
 def test_the_heads_learn_while_the_network_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
