@@ -55,8 +55,8 @@ class MedianLogits(Aggregation):
 class Vote(Aggregation):
     """The number of members that name each class.
 
-    Of classes with as many votes, the one with the larger mean softmax wins. The answers carry no
-    gradient.
+    Of classes with as many votes, the one with the larger mean softmax wins. Votes have no gradient;
+    what there is belongs to that softmax.
 
     Attributes:
         temperatures: What each member's logits are divided by; none divides nothing.
@@ -69,7 +69,6 @@ class Vote(Aggregation):
 
     def combine(self, logits: Tensor) -> Tensor:
         """Votes, and half of the mean softmax, which can decide nothing else."""
-        logits = logits.detach()
         votes = F.one_hot(logits.argmax(2), logits.shape[2]).to(logits.dtype).sum(1)
         # Of logits that are no numbers, the softmax is none either.
         return votes + logits.softmax(2).mean(1) / 2

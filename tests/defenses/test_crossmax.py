@@ -222,8 +222,7 @@ def test_plain_rules() -> None:
 def test_a_vote_counts_and_its_softmax_decides_only_ties() -> None:
     generator = torch.Generator().manual_seed(0)
     values = 3 * torch.randn(200, 6, 4, generator=generator)
-    found = Vote()(values.requires_grad_())
-    assert not found.requires_grad
+    found = Vote()(values)
     votes = F.one_hot(values.argmax(2), 4).sum(1)
     assert torch.equal(found.floor().long().clamp_max(votes), votes)
     best = votes.max(1, keepdim=True).values
