@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, help="Anything else: --set loss.beta=3. Repeatable."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:i].")
+@click.option("--device", help="auto, cpu or cuda[:i].  [default: auto]")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16"]), help="Of the passes.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model first.")
 @click.option("--tensorboard", is_flag=True, help="Write a TensorBoard log too.")
@@ -67,7 +67,7 @@ def train(
     lr: float | None,
     seed: int | None,
     settings: tuple[str, ...],
-    device: str,
+    device: str | None,
     dtype: str | None,
     compiled: bool,
     tensorboard: bool,
@@ -81,14 +81,15 @@ def train(
     robustkit train --data fashion-mnist --model cnn --loss trades --threat linf --eps 0.1 --out DIR
 
     The adversary attacks every batch, and the epoch that does best against it on held-out training
-    examples is kept. Under torchrun several processes share the work.
+    examples is kept. Without --recipe that of the data, the model and the loss is taken, if there
+    is one. Under torchrun several processes share the work.
     """  # noqa: D301
     from robustkit import data as datasets
     from robustkit.cli import INTERRUPTED
     from robustkit.cli.train_progress import watch
     from robustkit.training.publishing import prepare, publish, record
 
-    recipe = _recipe(recipe_name).changed(
+    recipe = _recipe(recipe_name, data, model, loss).changed(
         _changes(
             {
                 "data": data,
@@ -109,10 +110,10 @@ def train(
             }
         )
     )
-    recipe = recipe.changed(_changes(dict(map(_setting, settings))))
+    recipe = recipe.changed(_changes(dict(map(_setting, settings)))).complete()
     if "data" not in recipe.table:
         raise BadInput("There is no data to learn from: give --data, or a --recipe that names it.")
-    chosen_seed = int(recipe.table.get("trainer", {}).get("seed", 0))
+    chosen_seed = recipe.seed
     images = datasets.load(
         recipe.table["data"],
         split=split,
@@ -150,10 +151,15 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _recipe(name: str | None) -> "Recipe":
+def _recipe(name: str | None, data: str | None, model: str | None, loss: str | None) -> "Recipe":
     from robustkit.training import recipe
 
-    return recipe.Recipe(recipe.DEFAULTS, "the command") if name is None else recipe.load(name)
+    if name is not None:
+        return recipe.load(name)
+    found = recipe.for_words(data=data, model=model, loss=loss)
+    if found.table is not recipe.DEFAULTS and _first():
+        click.echo(f"What is not said is taken from {found.where}.", err=True)
+    return found
 
 
 def _teacher(spec: str) -> Any:  # noqa: ANN401 - a torch module, which must not be imported here

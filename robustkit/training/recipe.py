@@ -1,6 +1,7 @@
 """Recipes: everything a training is made of, as a table that can be read, changed and written."""
 
 import functools
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,6 +121,16 @@ class Recipe:
             if not isinstance(value, kind):
                 shape = {dict: "a table", list: "a list of tables", str: "text"}[kind]
                 raise BadInput(f"{self.where}: {name} is {value!r}; it must be {shape}.")
+            if name in _LISTS and not all(isinstance(part, dict) for part in value):
+                raise BadInput(f"{self.where}: {name} is {value!r}; each must be a table.")
+        try:
+            # What a model has learnt by is written beside it.
+            json.dumps(dict(self.table), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"{self.where} holds what is no JSON: {error}. Give finite numbers, words, true or "
+                "false, lists and tables."
+            ) from error
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """This recipe with some things changed.
@@ -139,6 +150,15 @@ class Recipe:
             else:
                 table[name] = value
         return Recipe(table, self.where)
+
+    def complete(self) -> "Recipe":
+        """This recipe with a model."""
+        return Recipe({"model": DEFAULTS["model"], **self.table}, self.where)
+
+    @property
+    def seed(self) -> int:
+        """Of all randomness."""
+        return build(Trainer, self.table.get("trainer", {}), where="trainer").seed
 
     def threat(self) -> ThreatModel:
         """The adversary of training and of the held-out score."""
@@ -269,6 +289,23 @@ def load(spec: str) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptFile(f"{spec!r} cannot be read: {error}.") from error
     return _parsed(text, spec)
+
+
+def for_words(*, data: str | None, model: str | None, loss: str | None) -> Recipe:
+    """The shipped recipe that was made for a data set, a model and a loss, else the defaults.
+
+    Args:
+        data: A data set.
+        model: An architecture; that of `DEFAULTS` if it is not said.
+        loss: Likewise.
+    """
+    wanted = (data, model or DEFAULTS["model"], loss or DEFAULTS["loss"]["name"])
+    for name in registry.entries("recipes"):
+        recipe = shipped(name)
+        table = recipe.table
+        if "awp" not in table and (table["data"], table["model"], table["loss"]["name"]) == wanted:
+            return recipe
+    return Recipe(DEFAULTS, "the command")
 
 
 def shipped(name: str) -> Recipe:

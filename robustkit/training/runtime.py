@@ -130,7 +130,7 @@ class Session:
         """Have the model on this device, in the layout and compiled as asked for, then as it was.
 
         Raises:
-            BadInput: The model has nothing to train.
+            BadInput: The model has nothing to train, or there is no such compiler.
         """
         first = next(model.parameters(), None)
         if first is None:
@@ -141,7 +141,7 @@ class Session:
         if self.runtime.channels_last:
             _to_layout(model, torch.channels_last)
         if self.runtime.compile is not None:
-            model.compile(backend=self.runtime.compile)
+            _compile(model, self.runtime.compile)
         try:
             yield
         finally:
@@ -184,6 +184,17 @@ class Session:
             parts = torch.split(mean, [buffer.numel() for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view_as(buffer))
+
+
+def _compile(model: nn.Module, backend: str) -> None:
+    from torch._dynamo.exc import InvalidBackend
+
+    try:
+        model.compile(backend=backend)
+    except InvalidBackend as error:
+        raise BadInput(
+            f"torch has no compiler backend called {backend!r}. Use inductor, or none."
+        ) from error
 
 
 def _join(backend: str) -> None:

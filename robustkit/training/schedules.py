@@ -80,6 +80,11 @@ class Cosine:
     follows_score: ClassVar[bool] = False
     warmup: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse less than no warm-up."""
+        if self.warmup < 0:
+            raise BadInput(f"The schedule's warmup is {self.warmup} epochs; give 0 or more.")
+
     def factor(self, epoch: float, epochs: int, scores: Sequence[float]) -> float:
         """The cosine."""
         if epoch < self.warmup:

@@ -50,7 +50,9 @@ def test_it_writes_a_model_that_evaluate_takes(invoke: Invoke, tmp_path: Path) -
     about = json.loads((out / "robustkit.json").read_text())["about"]
     assert about["threat"]["perturbation"]["radius"] == 0.1
     assert about["threat"]["access"] == "gradient"
-    assert about["training"]["recipe"]["loss"] == {"name": "pgd", "steps": 2}
+    # From the recipe digits-pgd, which has the same data, model and loss.
+    assert "taken from the recipe 'digits-pgd'" in result.err
+    assert about["training"]["recipe"]["loss"] == {"name": "pgd", "steps": 2, "step_size": 0.5}
     assert len((out / "history.jsonl").read_text().splitlines()) == 2
     words = f"--model {out} --data digits --n 5 --eps 0.1 --attacks fgsm --device cpu --json"
     report = invoke(f"evaluate {words}")
@@ -142,6 +144,22 @@ def test_bad_words_are_told(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     refused(train(invoke, words, tmp_path / "out"), *said)
     assert not list(tmp_path.glob("out/model-*"))
+
+
+def test_a_recipe_need_not_say_everything(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "short.toml"
+    file.write_text('data = "digits"\n[trainer]\nmax_steps = 1\n[runtime]\ndevice = "cuda:77"\n')
+    words = f"--recipe {file} --n 60 --set loss.steps=1"
+    refused(train(invoke, words, tmp_path / "out"), "cuda:77")
+    assert train(invoke, f"{words} --device cpu", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out" / "robustkit.json").read_text())["entry"] == "cnn"
+    for setting, said in (
+        ("runtime.compile=nothing", "no compiler backend called 'nothing'"),
+        ("trainer.seed=x", "trainer.seed is 'x'"),
+        ("threat.eps=inf", "finite"),
+    ):
+        result = train(invoke, f"{words} --device cpu --set {setting}", tmp_path / "refused")
+        refused(result, said)
 
 
 def test_images_of_another_number_of_classes(invoke: Invoke, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes: each one trains two steps of its real architecture; bad ones are told."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,11 @@ def test_distillation_gets_its_teacher() -> None:
         ({"schedule": {"name": "step"}}, "schedule step needs milestones"),
         ({"schedule": {"name": "step", "milestones": 3}}, "a list, each a whole number"),
         ({"schedule": {"name": "plateau"}}, "follows a held-out score"),
+        ({"schedule": {"name": "cosine", "warmup": -1}}, "0 or more"),
         ({"augmentation": [{"name": "rotate"}]}, "rotate"),
+        ({"augmentation": ["flip"]}, "each must be a table"),
+        ({"threat": {"spec": "linf", "eps": float("inf")}}, "no JSON.*finite"),
+        ({"published": {"day": datetime.date(2020, 1, 1)}}, "no JSON"),
         ({"averaging": {"decay": 2}}, "lie in"),
         ({"selection": {"steps": 0}}, "at least 1 step"),
         ({"trainer": {"epochs": 0}}, "at least 1"),
@@ -188,6 +193,25 @@ def test_files_of_recipes(tmp_path: Path) -> None:
         recipes.load(str(tmp_path / "none.toml"))
     with pytest.raises(UnknownName, match="digits-pgd"):
         recipes.load("digits")
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "loss", "name"),
+    [
+        ("fashion-mnist", "cnn", "trades", "fashion-mnist-trades"),
+        ("fashion-mnist", None, None, "fashion-mnist-pgd"),
+        ("cifar10", "wrn-34-10", "trades", "cifar10-wrn-34-10-trades"),
+        ("fashion-mnist", "cnn", "mart", None),
+        ("fashion-mnist", "resnet-18", None, None),
+        ("mine.npz", None, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_words_find_the_recipe_made_for_them(
+    data: str | None, model: str | None, loss: str | None, name: str | None
+) -> None:
+    table = recipes.DEFAULTS if name is None else recipes.load(name).table
+    assert recipes.for_words(data=data, model=model, loss=loss).table == table
 
 
 def test_defaults_make_a_trainer() -> None:
