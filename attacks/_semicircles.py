@@ -9,18 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, Slope, columns, smooth_noise
+from robustkit.attacks._boundary import Hunt, Slope, columns
 from robustkit.attacks._dct import dimensions
+from robustkit.attacks._grains import Grain, grains, noise_of
 from robustkit.attacks._hunts import LabelAttack
 from robustkit.attacks._normals import share
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
-from robustkit.randomness import Streams
 from robustkit.threat_models.projection import lengths
 
-# Divisors of the frequencies that are tried where none is given, coarse ones first.
-_REDUCTIONS = (4.0, 2.0, 1.0)
-# What a divisor that is not used gains in credit per round: the others may have run dry.
+# What a kind of step that is not used gains in credit per round: the others may have run dry.
 _CREDIT = 1.1
 
 
@@ -33,6 +31,7 @@ class Semicircles(LabelAttack):
     queries: int = 5000
     noise: int = 30
     reduction: float | None = None
+    common: float | None = None
     step: float = 0.02
     tolerance: float = 1.0
     tries: int = 50
@@ -47,16 +46,17 @@ class Semicircles(LabelAttack):
             )
         if self.reduction is not None and not self.reduction >= 1:
             raise BadInput(f"reduction is {self.reduction}; it must be at least 1, or none.")
+        if self.common is not None and not 0 <= self.common <= 1:
+            raise BadInput(f"common is {self.common}; it must lie between 0 and 1, or be none.")
         if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
             raise BadInput(
                 f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
                 "than 0 and finite."
             )
 
-    @property
-    def reductions(self) -> tuple[float, ...]:
-        """By what the frequencies of noise may be divided."""
-        return _REDUCTIONS if self.reduction is None else (self.reduction,)
+    def grains(self, hunt: Hunt) -> tuple[Grain, ...]:
+        """The kinds of random steps that may be chosen from."""
+        return grains(self.reduction, self.common, channels=hunt.clean.shape[1])
 
     def search(self, hunt: Hunt) -> None:
         """Alternate between looking around and moving along the boundary."""
@@ -64,8 +64,8 @@ class Semicircles(LabelAttack):
         rows = hunt.started()
         hunt.towards(rows, self.gap(hunt, rows))
         drawn = torch.zeros_like(hunt.left)
-        # What each divisor gained at its last use; one that was not used yet is used first.
-        rate = hunt.distance.new_full((len(hunt.clean), len(self.reductions)), math.inf)
+        # What each kind of step gained at its last use; one that was not used yet is used first.
+        rate = hunt.distance.new_full((len(hunt.clean), len(self.grains(hunt))), math.inf)
         for iteration in itertools.count(1):
             rows = hunt.started()
             counts = share(hunt.left[rows], int(self.noise * math.sqrt(iteration)))
@@ -95,9 +95,8 @@ class Semicircles(LabelAttack):
 
         A random step of length s in d dimensions leads s / sqrt(d) towards the boundary.
         """
-        finest = max(
-            dimensions(tuple(hunt.clean.shape[1:]), divisor) for divisor in self.reductions
-        )
+        shape = tuple(hunt.clean.shape[1:])
+        finest = max(dimensions(shape, grain.reduction) for grain in self.grains(hunt))
         return self.tolerance * self.step / math.sqrt(finest) * hunt.distance[rows]
 
     def _look_around(
@@ -108,10 +107,17 @@ class Semicircles(LabelAttack):
         unit = (points - hunt.clean[rows]) / columns(hunt.distance[rows]).to(points.dtype)
         length = columns(self.step * hunt.distance[rows]).to(points.dtype)
         streams = hunt.streams.fork("noise")
-        slope = Slope.flat(points)
+        slope, choice = Slope.flat(points), self.grains(hunt)
         for places, numbers in hunt.packed(rows, counts):
             payers = rows[places]
-            noise = self._noise(streams.take(payers), hunt, kinds[places], drawn[payers] + numbers)
+            noise = noise_of(
+                choice,
+                kinds[places],
+                streams.take(payers),
+                tuple(points.shape[1:]),
+                draw=drawn[payers] + numbers,
+                width=hunt.width,
+            )
             # A step along the line to the clean input tells nothing about the normal across it,
             # and drowns what the rest of the step would tell.
             along = (noise * unit[places]).flatten(1).sum(1, dtype=torch.float64)
@@ -122,19 +128,6 @@ class Semicircles(LabelAttack):
             slope.add(places, (tried - points[places]) / length[places], won)
         drawn[rows] += counts
         return slope.direction()
-
-    def _noise(self, streams: Streams, hunt: Hunt, kinds: Tensor, draw: Tensor) -> Tensor:
-        """Random directions of typical length one."""
-        shape = tuple(hunt.clean.shape[1:])
-        noise = hunt.clean.new_zeros(len(kinds), *shape)
-        for kind, reduction in enumerate(self.reductions):
-            mine = (kinds == kind).nonzero()[:, 0]
-            if len(mine):
-                made = smooth_noise(
-                    streams.take(mine), shape, reduction, draw=draw[mine], width=hunt.width
-                )
-                noise[mine] = made / dimensions(shape, reduction) ** 0.5
-        return noise
 
 
 class Arc:

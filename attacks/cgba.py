@@ -28,6 +28,9 @@ class CGBA(Semicircles):
         reduction: Random steps use only the lowest 1 / `reduction` of the frequencies along each
             axis. None: 4, 2 or 1, chosen anew in every round for every image by what each last
             gained.
+        common: Share of a random step's variance that all channels have in common, from 0, where
+            each channel changes by itself, to 1, where steps are grey. None: 0.75, or for the
+            finest steps 0, chosen likewise.
         step: Length of a random step, relative to the distance.
         tolerance: How near to the boundary a search comes, in units of what a random step leads
             towards it.
@@ -49,7 +52,9 @@ class CGBA(Semicircles):
         steps and tolerances are relative to the distance, in the units of the inputs; there they
         are fixed, in normalised units. Random steps go across the line to the clean input, where
         the reference lets them go along it too: a step along the line hides what the rest would
-        tell. Answers are weighed against their average. Frequencies are chosen per image and round.
+        tell. Channels mostly change together: networks follow brightness more than colour, and a
+        direction is found the sooner the fewer there are to look through. Answers are weighed
+        against their average. Frequencies and colours are chosen per image and round.
         Starts are of growing noise of several grains, limited in number, and compared by one query
         each. The last round is cut so that the budget is spent. Success is by the data's label.
 
@@ -95,6 +100,7 @@ class CGBAH(Semicircles):
         queries: As for `CGBA`, like all others.
         noise: Random steps in the first round.
         reduction: By what the frequencies of random steps are divided; None chooses.
+        common: What channels change together; None chooses.
         step: Length of a random step, relative to the distance.
         tolerance: How near to the boundary a search comes.
         tries: Random images tried as a start where the adversary owns none.
@@ -112,8 +118,8 @@ class CGBAH(Semicircles):
         takes one image at random. Where no probe holds the point stays where it is.
 
     Example:
-        >>> CGBAH().reductions
-        (4.0, 2.0, 1.0)
+        >>> CGBAH(reduction=4, common=1).reduction
+        4
     """
 
     def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:

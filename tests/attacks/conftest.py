@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustkit import data
 from robustkit.randomness import Streams
 from robustkit.threat_models import Objective
+from robustkit.training import AdamW, Constant, Runtime, Trainer
 
 
 class Counting(nn.Module):
@@ -55,7 +55,6 @@ class Victims:
 def train_on_digits(classes: int) -> Victims:
     """A small network on the digits below `classes`, with 40 images of each test class at most."""
     train, test = (data.load("digits", split=split) for split in ("train", "test"))
-    inputs, labels = train.inputs(slice(None)), train.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -67,16 +66,13 @@ def train_on_digits(classes: int) -> Victims:
             nn.Flatten(),
             nn.Linear(512, classes),
         )
-        keep = labels < classes
-        inputs, labels = inputs[keep], labels[keep]
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        for _ in range(15):
-            for rows in torch.randperm(len(inputs)).chunk(len(inputs) // 64):
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(inputs[rows]), labels[rows])
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        optimizer.zero_grad()
+    Trainer(
+        epochs=15,
+        batch_size=64,
+        optimizer=AdamW(lr=5e-3, weight_decay=0.0),
+        schedule=Constant(),
+        runtime=Runtime(device="cpu"),
+    ).fit(model, train.take(train.labels < classes))
     model.eval()
     inputs, labels, ids = test.inputs(slice(None)), test.labels, test.ids
     with torch.no_grad():

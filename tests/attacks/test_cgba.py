@@ -9,6 +9,7 @@ import torch
 from robustkit.attacks import CGBA, CGBAH, GeoDA
 from robustkit.attacks._boundary import Hunt, Slope, smooth_noise
 from robustkit.attacks._dct import dimensions, smooth_normal
+from robustkit.attacks._grains import Grain, noise_of
 from robustkit.attacks._semicircles import Arc, Semicircles
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, LpBall, Meter, Objective, grant
@@ -156,6 +157,19 @@ def test_smooth_noise_has_low_frequencies_only(
     assert float(kept.mean()) == pytest.approx(0, abs=0.1)
     assert float(kept.std()) == pytest.approx(1, abs=0.1)
     assert dimensions(shape, reduction) == kept[0].numel()
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_share_the_said_part_of_their_variance(common: float, channels: int) -> None:
+    count, shape = 2000, (channels, 8, 8)
+    choice = (Grain(4.0, 0.3), Grain(1.0, common))
+    streams = Streams.of(seed=0, ids=torch.arange(count))
+    kinds = torch.ones(count, dtype=torch.int64)
+    noise = noise_of(choice, kinds, streams, shape, draw=kinds, width=64)
+    values = noise.transpose(0, 1).flatten(1).double() * noise[0].numel() ** 0.5
+    expected = torch.full((channels, channels), common).double().fill_diagonal_(1)
+    torch.testing.assert_close(values @ values.T / values.shape[1], expected, atol=0.02, rtol=0)
 
 
 def test_noise_is_made_at_one_width() -> None:

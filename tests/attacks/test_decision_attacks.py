@@ -236,6 +236,8 @@ def test_another_value_range(attack: Attack) -> None:
         *((kind, "tolerance", 0.0) for kind in (CGBA, CGBAH, GeoDA, HopSkipJump, RayS)),
         *((kind, "step", -1.0) for kind in (CGBA, CGBAH, GeoDA, HopSkipJump)),
         (CGBA, "candidates", -1),
+        (CGBA, "common", 1.1),
+        (CGBAH, "common", -0.1),
         (CGBA, "reduction", float("nan")),
         (GeoDA, "growth", 0.9),
         (SurFree, "halvings", -1),

@@ -9,6 +9,7 @@ names a clone of https://github.com/Farhamdur/CGBA, which is no part of this pro
 ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set); one takes an hour on one core. The folder that
 ROBUSTKIT_BENCHMARKS names keeps what is finished, image by image."""
 
+import functools
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ TITLE = "CGBA against the official code and HopSkipJump"
 BUDGETS = (250, 500, 1000, 2000, 5000)
 PEERS = {"cgba": "official CGBA", "hsj": "HopSkipJump (Foolbox)"}
 # What our figures depend on.
-_SOURCES = ("cgba", "_semicircles", "_boundary", "_normals", "_starts", "_dct", "_hunts")
+_SOURCES = ("cgba", "_semicircles", "_boundary", "_normals", "_starts", "_dct", "_hunts", "_grains")
 
 Distances = dict[tuple[int, int], list[float]]
 
@@ -136,11 +137,15 @@ def _unneeded(points: Tensor) -> Tensor:
 
 def file(name: str, seed: int, number: int, place: Path) -> Path:
     """Where the figures of one search are kept."""
-    if name == "ours":
-        sources = Path(robustkit.attacks.__file__).parent
-        code = b"".join((sources / f"{source}.py").read_bytes() for source in _SOURCES)
-        name = f"ours-{hashlib.sha256(code).hexdigest()[:12]}"
-    return place / f"{name}-{seed}-{number}.json"
+    return place / f"{version() if name == 'ours' else name}-{seed}-{number}.json"
+
+
+@functools.cache
+def version() -> str:
+    """What our own figures are kept under, by the code as it was at first."""
+    sources = Path(robustkit.attacks.__file__).parent
+    code = b"".join((sources / f"{source}.py").read_bytes() for source in _SOURCES)
+    return f"ours-{hashlib.sha256(code).hexdigest()[:12]}"
 
 
 def collected(name: str, place: Path) -> Distances:

@@ -271,7 +271,7 @@ def hop_skip_jump() -> Search:
     """Foolbox's HopSkipJump as it comes, l2."""
     import foolbox.attacks.hop_skip_jump
     from foolbox.criteria import Misclassification
-    from foolbox.models import PyTorchModel
+    from foolbox.models.pytorch import PyTorchModel
 
     def search(model: nn.Module, clean: Tensor, number: int) -> object:
         with torch.no_grad():
