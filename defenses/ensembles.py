@@ -212,6 +212,11 @@ class Ensemble(Defended):
         """The rule's answers to a batch; see `Defended`."""
         return Output(self.aggregation(self.votes(inputs, streams=streams)))
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, K) logits; members that draw at random always draw alike, row by row."""
+        streams = always(inputs) if self.stochastic else None
+        return self.answer(inputs, streams=streams).logits
+
     def surrogates(self) -> Mapping[str, nn.Module]:
         """The members under plainer rules, and each of them alone.
 
@@ -225,6 +230,11 @@ class Ensemble(Defended):
         together = {name: Ensemble(plain, rule) for name, rule in rules.items()}
         alone = {f"member-{number}": member for number, member in enumerate(plain, start=1)}
         return {**together, **alone}
+
+
+def always(inputs: Tensor) -> Streams:
+    """Streams for (N, ...) rows of which nobody has said who they are: always the same."""
+    return Streams.of(seed=0, ids=torch.arange(len(inputs), device=inputs.device))
 
 
 def _plain(member: nn.Module) -> nn.Module:
@@ -248,10 +258,9 @@ def _logits(number: int, output: Output) -> Tensor:
 
 def _asked(at: int, member: nn.Module, images: Tensor) -> Tensor:
     """(N, K) a member's answers to images on which it is tried."""
-    ids = torch.arange(len(images), device=images.device)
     modes = {module: module.training for module in member.modules()}
     try:
-        return answer(member.eval(), images, Streams.of(seed=0, ids=ids)).logits
+        return answer(member.eval(), images, always(images)).logits
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shape = " x ".join(str(side) for side in images.shape[1:])
         raise BadInput(

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +13,7 @@ from robustkit.data import LabelledImages
 from robustkit.defenses._trunk import Stem, widened
 from robustkit.defenses.base import Defense, only
 from robustkit.defenses.crossmax import CrossMax
-from robustkit.defenses.ensembles import Aggregation, options
+from robustkit.defenses.ensembles import Aggregation, always, options
 from robustkit.defenses.multi_resolution_stack import MultiResolutionStack
 from robustkit.defenses.self_ensemble import SelfEnsemble
 from robustkit.errors import BadInput, CorruptFile
@@ -71,7 +70,7 @@ class _Heads(nn.Module):
         self.ensemble = ensemble
 
     def forward(self, inputs: Tensor, streams: Streams | None = None) -> Tensor:
-        streams = streams or Streams.of(seed=0, ids=torch.arange(len(inputs), device=inputs.device))
+        streams = streams or always(inputs)
         return self.ensemble.heads_only(inputs, streams)[0].flatten(0, 1)
 
 

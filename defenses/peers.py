@@ -55,8 +55,8 @@ class MedianLogits(Aggregation):
 class Vote(Aggregation):
     """The number of members that name each class.
 
-    Of classes with as many votes, the one with the larger mean softmax wins. Votes have no gradient;
-    what there is belongs to that softmax.
+    Of classes with as many votes, the one with the larger mean softmax wins. Votes have no
+    gradient; what there is belongs to that softmax.
 
     Attributes:
         temperatures: What each member's logits are divided by; none divides nothing.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from robustkit.defenses._trunk import Head, checked, inner_layers, passed
 from robustkit.defenses.base import Defended
-from robustkit.defenses.ensembles import Aggregation
+from robustkit.defenses.ensembles import Aggregation, always
 from robustkit.defenses.multi_resolution_stack import MultiResolutionStack
 from robustkit.defenses.peers import Only
 from robustkit.errors import BadInput
@@ -54,11 +54,6 @@ class SeesStacks(nn.Module):
         """(N, K) logits; without streams the draws are always the same."""
         logits: Tensor = self.network(self.seen(inputs, streams or always(inputs)))
         return logits
-
-
-def always(inputs: Tensor) -> Streams:
-    """Streams for (N, ...) rows of which nobody has said who they are: always the same."""
-    return Streams.of(seed=0, ids=torch.arange(len(inputs), device=inputs.device))
 
 
 class SelfEnsemble(Defended):

@@ -54,6 +54,7 @@ MEAN, MEDIAN = MeanLogits(), MedianLogits()
 Rules = Mapping[str, Aggregation]
 SELF = "self-ensemble"
 DRAWS = (10, 20)
+AVERAGE = 4
 
 
 def rules(members: int) -> dict[str, Aggregation]:
@@ -340,13 +341,12 @@ def drawn_matrix(place: Path, test: LabelledImages, size: Size) -> dict[str, Dra
     known: dict[str, tuple[Aggregation, Aggregation | None, EvasionAttack[Any] | None, int]] = {
         "clean": (MEAN, None, None, 1),
         "direct PGD, 1 draw": (CrossMax(), None, pgd, 1),
-        "direct PGD, average of 10 draws": (CrossMax(), None, pgd, 10),
         "PGD on the mean, 1 draw": (MEAN, None, pgd, 1),
-        "PGD on the mean, average of 10 draws": (MEAN, None, pgd, 10),
-        "APGD-CE on the mean, 1 draw": (MEAN, None, APGD(steps=steps), 1),
+        f"PGD on the mean, average of {AVERAGE} draws": (MEAN, None, pgd, AVERAGE),
+        f"direct PGD, average of {AVERAGE} draws": (CrossMax(), None, pgd, AVERAGE),
         "PGD, BPDA with the mean, 1 draw": (CrossMax(), MEAN, pgd, 1),
-        "PGD on the median, 1 draw": (MEDIAN, None, pgd, 1),
         "PGD on the backbone, 1 draw": (Only(member=len(ensemble.heads)), None, pgd, 1),
+        "PGD on the median, 1 draw": (MEDIAN, None, pgd, 1),
     }
     facts = {
         "learnt": size.learnt,

@@ -105,6 +105,8 @@ def test_random_members_draw_by_the_streams_of_the_examples() -> None:
     votes = ensemble.votes(images(), streams=streams)
     assert torch.equal(votes, ensemble.votes(images(), streams=streams))
     assert not torch.equal(votes[:, 0], votes[:, 1])
+    # Foreign code, which knows no streams, always sees the same draws.
+    assert torch.equal(ensemble(images()), ensemble(images()))
     one = ensemble.votes(images()[3:4], streams=streams.take([3]))
     torch.testing.assert_close(votes[3:4], one)
 

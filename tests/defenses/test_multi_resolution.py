@@ -205,6 +205,17 @@ def test_torchvision_s_networks_get_heads_too() -> None:
     assert made.votes(coloured(2, side=16), streams=streams(2)).shape == (2, 3, 7)
 
 
+@pytest.mark.parametrize("spec", ["torchvision:resnet18@none", "timm:resnet10t@none", "wrn-16-1"])
+def test_networks_of_all_kinds_get_heads_where_nobody_names_layers(spec: str) -> None:
+    if spec.startswith("timm"):
+        pytest.importorskip("timm")
+    network = models.load(spec, classes=6, channels=3)
+    stack = MultiResolutionStack(resolutions=(16, 8))
+    ensemble = MultiResolution(stack=stack, upsample=32).assembled(network, shape=(3, 16, 16))
+    assert 2 <= len(ensemble.layers) <= 4
+    assert ensemble.eval()(coloured(2, side=16)).shape == (2, 6)
+
+
 def made(**changes: Any) -> SelfEnsemble:  # noqa: ANN401
     """An untrained self-ensemble of digits."""
     options: dict[str, Any] = {"stack": STACK, **changes}
