@@ -27,6 +27,7 @@ from robustkit.threat_models import (
     load,
 )
 from tests.evaluation.victims import RADII, digits
+from tests.oracles import Constant
 
 
 def threat(name: str, queries: int = 300, *, targeted: bool = False) -> ThreatModel:
@@ -129,6 +130,30 @@ def test_nothing_is_compared_where_no_gradient_is_to_be_had(model: CNN) -> None:
     assert "white_box" not in report.diagnostics
     white = evaluate(model, digits(4), load("l2").with_radius(0.1), attacks=["fgsm"])
     assert "white_box" not in white.diagnostics
+
+
+@pytest.mark.parametrize(
+    ("name", "targeted"),
+    [
+        ("l2-decision", False),
+        ("linf-decision", False),
+        ("l2-decision", True),
+        ("linf-decision", True),
+    ],
+)
+def test_a_classifier_that_always_says_the_same_is_never_started_on(
+    name: str, targeted: bool
+) -> None:
+    images = digits(3).inputs(torch.arange(3))
+    zeros = torch.zeros(3, dtype=torch.int64)
+    report = evaluate(Constant(), (images, zeros), threat(name, 80, targeted=targeted))
+    assert [example.status for example in report.examples] == ["not_started"] * 3
+    assert report.robust_accuracy.value == 1
+    (row,) = report.attacks
+    assert (row.broken, row.violations) == (0, 0)
+    points = report.curves.queries
+    assert points is not None
+    assert [(point.median, point.success) for point in points] == [(None, 0.0)]
 
 
 def test_white_boxes_have_no_curve_over_queries(model: CNN) -> None:
