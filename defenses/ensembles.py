@@ -259,6 +259,7 @@ def _logits(number: int, output: Output) -> Tensor:
 def _asked(at: int, member: nn.Module, images: Tensor) -> Tensor:
     """(N, K) a member's answers to images on which it is tried."""
     modes = {module: module.training for module in member.modules()}
+    images = images.to(next((one.device for one in member.parameters()), images.device))
     try:
         return answer(member.eval(), images, always(images)).logits
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -104,7 +104,8 @@ class SelfEnsemble(Defended):
         """
         super().__init__()
         self.trunk = SeesStacks(network, stack, upsample)
-        blank = torch.zeros(1, *shape)
+        where = next((one.device for one in network.parameters()), torch.device("cpu"))
+        blank = torch.zeros(1, *shape, device=where)
         seen = self.trunk.seen(blank, always(blank))
         checked(network, layers)
         with frozen(network), torch.no_grad():
@@ -114,7 +115,7 @@ class SelfEnsemble(Defended):
         with seeded(seed):
             self.heads = nn.ModuleList(
                 Head(one, logits.shape[1], pooled=pooled) for one in activations
-            )
+            ).to(where)
         self.aggregation = aggregation
         self.pooled = pooled
         self.second_pass = second_pass

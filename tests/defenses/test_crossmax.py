@@ -231,3 +231,14 @@ def test_a_vote_counts_and_its_softmax_decides_only_ties() -> None:
     assert bool(tied.any())
     softmax = values.softmax(2).mean(1).masked_fill(votes < best, -1)
     assert torch.equal(found.argmax(1), softmax.argmax(1))
+
+
+def test_it_stays_on_the_device_of_the_logits(device: torch.device) -> None:
+    values = logits((6, 8, 10), 4)
+    there = values.to(device).requires_grad_()
+    for rank in (None, 3):
+        found = crossmax(there, rank=rank, temperatures=[1.0] * 8)
+        assert found.device == there.device
+        assert torch.equal(found.detach().cpu(), crossmax(values, rank=rank))
+        (slope,) = torch.autograd.grad(found.sum(), there)
+        assert slope.device == there.device

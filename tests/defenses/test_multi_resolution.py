@@ -113,6 +113,19 @@ def test_what_nothing_changes_stays_and_low_resolutions_lose_detail() -> None:
     assert torch.equal(found[:, 3:], expected)
 
 
+def test_stacks_and_self_ensembles_stay_on_their_device(device: torch.device) -> None:
+    images, own = digits(4).inputs(torch.arange(4)), streams(4)
+    there = Streams(own.key, own.ids.to(device), own.lanes.to(device))
+    found = STACK(images.to(device), there)
+    assert found.device == images.to(device).device
+    torch.testing.assert_close(found.cpu(), STACK(images, own))
+    network = CNN(channels=1, width=4)
+    ensemble = MultiResolution(stack=STACK).assembled(network.to(device), shape=SHAPE).eval()
+    votes = ensemble.votes(images.to(device), streams=there)
+    assert votes.device == found.device
+    assert ensemble(images.to(device)).device == found.device
+
+
 def test_gradients_reach_the_images() -> None:
     images = coloured(2, side=16).requires_grad_()
     stack = MultiResolutionStack(resolutions=(16, 8))
