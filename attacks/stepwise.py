@@ -228,7 +228,8 @@ def search(
         with torch.no_grad():
             index = state.rows.index
             lead[index] = torch.fmax(lead[index], seen.lead.to(lead.dtype))
-            reached = attack.wins(state, seen.reached)
+            won = seen.reached if view.exact else _held(view, state, inputs, seen.reached)
+            reached = attack.wins(state, won)
             done = attack.update(state, seen.logits, seen.gradient)
             present = state.rows.index >= 0
             broke = _penniless(view, state.rows.index, attack.draws)
@@ -283,6 +284,20 @@ def _draw(attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tens
         attack.notice(state, output)
         lead, reached = margin(output.logits, objective), objective.reached(output)
     return _Seen(output.guidance.detach(), gradient, lead, reached)
+
+
+def _held(view: Gradients, state: StateT, inputs: Tensor, reached: Tensor) -> Tensor:
+    """(N,) bool: the points that reach the objective in float32 too; each asked about is a query.
+
+    Who cannot pay for the question leaves with the point as it is: the verdict will tell.
+    """
+    index = state.rows.index
+    doubtful = reached & (index >= 0) & ~_penniless(view, index, 1)
+    for rows in _where(doubtful):
+        output = view.answer(inputs[rows].detach(), index[rows])
+        holds = state.rows.objective.take(rows).reached(output)
+        reached = reached.index_put((rows,), holds)
+    return reached
 
 
 def _sum(one: _Seen, other: _Seen) -> _Seen:

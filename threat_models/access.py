@@ -143,6 +143,8 @@ class Meter:
             pays, the answers, and how many queries the payer has then spent. None: nobody is told.
         guide: Whose gradient the answers carry; None for the model's own. Each answer then takes a
             forward pass of both, and the backward pass is the guide's; the query is one.
+        dtype: The type in which answers that carry a gradient are computed. Those that do not are
+            exact: computed in float32.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Meter:
         self.stochastic = bool(getattr(model, "stochastic", False))
         self.observer: Observer | None = None
         self.guide: Guide | None = None
+        self.dtype = torch.float32
         self.most = most(model)
         self._model = model
         self._streams = streams.fork("search")
@@ -213,6 +216,12 @@ class Meter:
         return output
 
     def _answers(self, inputs: Tensor, streams: Streams | None) -> Output:
+        if self.dtype == torch.float32 or not (torch.is_grad_enabled() and inputs.requires_grad):
+            return self._exact_answers(inputs, streams)
+        with torch.autocast(inputs.device.type, dtype=self.dtype):
+            return self._exact_answers(inputs, streams).float()
+
+    def _exact_answers(self, inputs: Tensor, streams: Streams | None) -> Output:
         self.ledger.rows_run += len(inputs)
         if self.guide is None:
             return answer(self._model, inputs, streams)
@@ -281,6 +290,10 @@ class Decisions:
     def remaining(self) -> Tensor | None:
         """(N,) int64: queries each victim may still pay for; None without a budget."""
         return None if self.__meter.queries is None else self.__meter.queries - self.spent
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.__meter.dtype
 
     def __len__(self) -> int:
         """How many victims."""
@@ -353,6 +366,11 @@ class Scores(Decisions):
 
 class Gradients(Scores):
     """Everything: answers that carry the graph back to the inputs."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers that carry a gradient are what the verdict would see."""
+        return self._dtype == torch.float32
 
     def answer(self, inputs: Tensor, rows: Tensor | None = None) -> Output:
         """The whole answer, differentiable with respect to `inputs`."""

@@ -118,6 +118,11 @@ class Output:
             silent = silent | self.rejected
         return labels.masked_fill(silent, -1)
 
+    def float(self) -> "Output":
+        """The same answers with logits in float32."""
+        guide = None if self.guide is None else self.guide.float()
+        return Output(self.logits.float(), self.rejected, self.label_set, guide)
+
     def take(self, rows: Tensor | slice) -> "Output":
         """The answers for some rows."""
         return Output(

@@ -65,6 +65,11 @@ CORRUPTIONS = "corruptions"
 @click.option("--reference-model", help="Unit of the mean corruption error: a name or directory.")
 @click.option("--batch-size", type=int, help="Rows per batch; the largest that fits by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:i].")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16"]),
+    help="Of the search; bf16 by default on a GPU that has it. Verdicts are fp32.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report and records.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
@@ -94,6 +99,7 @@ def evaluate(
     reference_model: str | None,
     batch_size: int | None,
     device: str,
+    dtype: str | None,
     seed: int,
     out: Path | None,
     resume: bool,
@@ -125,6 +131,7 @@ def evaluate(
                 "eps-sweep": eps_sweep,
                 "reference": reference,
                 "reference-n": reference_n,
+                "dtype": dtype,
             }
         )
     elif reference_model is not None:
@@ -183,6 +190,7 @@ def evaluate(
             eps_sweep=_radii(eps_sweep),
             reference=reference,
             reference_n=reference_n,
+            dtype=dtype,
             share=None if place is None else Share(rank=place.rank, world=place.world),
         )
     )

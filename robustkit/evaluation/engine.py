@@ -76,6 +76,7 @@ class Engine:
         records: What has been found.
         progress: Who is told.
         stand_ins: Differentiable stand-ins of the model, frozen and in eval mode.
+        dtype: Type in which gradients are searched by; verdicts are always in float32.
     """
 
     model: nn.Module
@@ -87,6 +88,7 @@ class Engine:
     records: Records
     progress: Progress
     stand_ins: Mapping[str, nn.Module] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
 
     def clean_pass(self, first: Line | None = None) -> None:
         """Ask the model about every clean image and choose the targets of a targeted goal.
@@ -212,6 +214,8 @@ class Engine:
         meter = self.threat.meter(self.model, everyone, width=self.width)
         view: Any = grant(meter, attack.access)
         meter.guide = None if line.through == "warm" else self._guide(line.through)
+        # The smallest change is a claim of its own: its search keeps what it has seen itself.
+        meter.dtype = torch.float32 if attack.minimises else self.dtype
         wanted = self.objective(torch.arange(len(self.data)))
         aims = Aims(self.records, len(self.data), line.through)
 

@@ -27,7 +27,7 @@ from robustkit.evaluation.nearest import white_box
 from robustkit.evaluation.plans import Line, Plan, split
 from robustkit.evaluation.reporting import report_of
 from robustkit.evaluation.shards import Share
-from robustkit.evaluation.subjects import as_device, as_images, as_model, as_width
+from robustkit.evaluation.subjects import as_device, as_dtype, as_images, as_model, as_width
 from robustkit.evaluation.summary import Standing, eps_curve, tally
 from robustkit.report import About, EpsPoint, EvasionReport, ModelFacts, Skipped
 from robustkit.threat_models import LpBall, Stage, ThreatModel
@@ -46,6 +46,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    dtype: str | None = None,
     out: Path | None = None,
     resume: bool = False,
     share: Share | None = None,
@@ -76,6 +77,9 @@ def evaluate(
         batch_size: Rows in which the model is run; None for the largest that fits.
         device: Where to run; None for where the model is, and for a named model a GPU if there is
             one.
+        dtype: `fp32` or `bf16`: in what the step-by-step attacks search. What they find in bf16
+            they ask about again in fp32, and every verdict is in fp32. None for bf16 on a GPU that
+            has it, else fp32.
         out: A folder for records, report, page and broken examples; None writes nothing.
         resume: Go on with the run in `out`.
         share: Attack the share of one of several processes that all do this with the same arguments
@@ -121,7 +125,7 @@ def evaluate(
     images = as_images(data, seed)
     target = as_device(model, device)
     spec = model_name or (model if isinstance(model, str) else type(model).__qualname__)
-    model = as_model(model, target)
+    model, precision = as_model(model, target), as_dtype(dtype, target)
     with controlled(model, target, seed), adaptive.stand_ins(model, target) as stand_ins:
         found = inspect(
             model, images, threat, device=target, seed=seed, width=as_width(out, batch_size)
@@ -143,7 +147,9 @@ def evaluate(
             parameters=models.parameter_count(model),
             classes=found.classes,
         )
-        identity = _identity(facts, images, threat, lines, reference_n, seed, found.width, target)
+        identity = _identity(
+            facts, images, threat, lines, reference_n, seed, found.width, target, precision
+        )
         engine_of = partial(
             Engine,
             model=model,
@@ -153,6 +159,7 @@ def evaluate(
             width=found.width,
             device=target,
             stand_ins=stand_ins,
+            dtype=precision,
         )
         told = progress or Silent()
         if share is not None and out is not None:
@@ -198,6 +205,7 @@ def evaluate(
         found_by,
         seed,
         target,
+        precision,
         about,
         command,
     )
@@ -288,6 +296,7 @@ def _identity(
     seed: int,
     width: int,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> Mapping[str, Any]:
     """What makes two runs the same run."""
     return {
@@ -310,6 +319,7 @@ def _identity(
         "seed": seed,
         "batch size": width,
         "device": device.type,
+        "dtype": str(dtype),
     }
 
 

@@ -108,11 +108,13 @@ class Site:
             count = min(wanted, _LEAST, max(self.left, 0) // price)
         return rows[:count]
 
-    def meter(self, rows: Tensor, purpose: str, threat: ThreatModel | None = None) -> Meter:
-        """A counted way to the model for some examples, with streams of its own."""
+    def meter(self, rows: Tensor, purpose: str) -> Meter:
+        """A counted way to the model for some examples, with streams of its own and no budget.
+
+        What the auditor asks is not the adversary's to pay.
+        """
         streams = self.engine.streams(rows, f"flags {purpose}")
-        threat = threat or self.engine.threat
-        return threat.meter(self.engine.model, streams, width=self.engine.width)
+        return Meter(self.engine.model, streams, width=self.engine.width)
 
     def objective(self, rows: Tensor) -> Objective:
         """What was wanted of some examples."""
@@ -144,10 +146,10 @@ def broken_by(
     threat = threat or engine.threat
     cost = Passes()
     for part in parts(rows, engine.width):
-        meter = site.meter(part, purpose, threat)
+        streams = engine.streams(part, f"flags {purpose}")
+        meter = threat.meter(engine.model, streams, width=engine.width)
         view = grant(meter, attack.access)
         clean, wanted = engine.inputs(part), site.objective(part)
-        streams = engine.streams(part, f"flags {purpose}")
         points = attack.run(view, clean, wanted, threat.allowed, streams=streams)
         achieved = _achieved(site, threat, part, clean, points, wanted, f"flags {purpose} score")
         broken += int(achieved.sum())

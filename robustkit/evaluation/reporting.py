@@ -40,6 +40,7 @@ def report_of(
     found_by: WhiteBox | None,
     seed: int,
     device: torch.device,
+    dtype: torch.dtype,
     about: About | None,
     command: str | None,
 ) -> EvasionReport:
@@ -72,7 +73,7 @@ def report_of(
         about=about or About(),
         seed=seed,
         environment=current_environment(
-            device, dtype=torch.float32, width=found.width, reproducible=found.reproducible
+            device, dtype=dtype, width=found.width, reproducible=found.reproducible
         ),
         verdict=Headline(
             metric="robust_accuracy",

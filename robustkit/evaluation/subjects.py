@@ -11,6 +11,8 @@ from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
 from robustkit.evaluation.records import Records
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def as_images(data: LabelledImages | tuple[Tensor, Tensor] | str, seed: int) -> LabelledImages:
     """Labelled images, from words or an (inputs, labels) pair too.
@@ -46,6 +48,20 @@ def as_device(model: nn.Module | str, device: torch.device | str | None) -> torc
     if chosen.type == "cuda" and chosen.index is None:
         return torch.empty(0, device=chosen).device
     return chosen
+
+
+def as_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The type to search in; by default bfloat16 on a GPU that has it.
+
+    Raises:
+        BadInput: The name is unknown.
+    """
+    if name is None:
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    if name not in _DTYPES:
+        raise BadInput(f"The type {name!r} is unknown. Use one of: {', '.join(_DTYPES)}.")
+    return _DTYPES[name]
 
 
 def as_model(model: nn.Module | str, device: torch.device) -> nn.Module:
