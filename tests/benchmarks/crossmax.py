@@ -57,9 +57,14 @@ DRAWS = (10, 20)
 AVERAGE = 4
 
 
+def ranks(members: int) -> int:
+    """The rank beside the median."""
+    return 3 if members > 5 else 2
+
+
 def rules(members: int) -> dict[str, Aggregation]:
     """The columns; their names stand in the table."""
-    rank = 3 if members > 5 else 2
+    rank = ranks(members)
     return {
         "mean": MEAN,
         "logit median": MEDIAN,
@@ -96,7 +101,8 @@ def run(size: Size | None = None) -> dict[str, Any]:
             f"{size.epochs} epochs each, from different seeds; lightly adversarial: one step of "
             f"FGSM at 8/255 per batch; {len(test)} test images, {size.steps} steps; self-ensemble "
             f"of one such network on stacks of 28, 14, 7 and 4 px, with 4 heads and a second pass, "
-            f"{size.drawn_images} test images, {size.drawn_steps} steps"
+            f"{size.drawn_images} test images, {size.drawn_steps} steps; rank k: {ranks(size.members)} of "
+            f"{size.members}, {ranks(5)} of 5"
         ),
     }
 
