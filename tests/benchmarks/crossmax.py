@@ -101,8 +101,8 @@ def run(size: Size | None = None) -> dict[str, Any]:
             f"{size.epochs} epochs each, from different seeds; lightly adversarial: one step of "
             f"FGSM at 8/255 per batch; {len(test)} test images, {size.steps} steps; self-ensemble "
             f"of one such network on stacks of 28, 14, 7 and 4 px, with 4 heads and a second pass, "
-            f"{size.drawn_images} test images, {size.drawn_steps} steps; rank k: {ranks(size.members)} of "
-            f"{size.members}, {ranks(5)} of 5"
+            f"{size.drawn_images} test images, {size.drawn_steps} steps; rank k: "
+            f"{ranks(size.members)} of {size.members}, {ranks(5)} of 5"
         ),
     }
 
