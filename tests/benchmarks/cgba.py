@@ -6,7 +6,8 @@ range are clipped and judged without charge. Medians are over images, of the mea
 that both have been run with; the intervals are of paired bootstraps over images (95 %). The ratio
 is the geometric mean over images. Below 1 (and differences below 0) CGBA is nearer. ROBUSTKIT_CGBA
 names a clone of https://github.com/Farhamdur/CGBA, which is no part of this project, and
-ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set); one takes an hour on one core. The folder that
+ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set; none compares what is kept); one takes an hour
+on one core. The folder that
 ROBUSTKIT_BENCHMARKS names keeps what is finished, image by image."""
 
 import functools
@@ -43,7 +44,8 @@ Distances = dict[tuple[int, int], list[float]]
 def run() -> dict[str, Any]:
     """Each peer at each number of queries."""
     rows: list[dict[str, Any]] = []
-    seeds = [int(seed) for seed in os.environ.get("ROBUSTKIT_CGBA_SEEDS", "0").split(",")]
+    named = os.environ.get("ROBUSTKIT_CGBA_SEEDS", "0")
+    seeds = [int(seed) for seed in named.split(",") if seed]
     with folder() as kept:
         place = kept / "cgba-reference"
         place.mkdir(parents=True, exist_ok=True)

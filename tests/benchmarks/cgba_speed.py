@@ -19,7 +19,7 @@ from robustkit.threat_models import Access, LpBall, Meter, Objective, grant
 from tests.benchmarks.foreign_decisions import official_cgba
 
 TITLE = "Speed of CGBA"
-QUERIES = 150
+QUERIES = 120
 IMAGES = (20, 100)
 # Images on which the authors' code is timed.
 FEW = 4

@@ -175,7 +175,25 @@ def run_all(
         finished: Called with the image's number, its account and what its search raised, if it did.
         together: Searches at once.
     """
-    judge = _Judge(net)
+    before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    try:
+        _take_turns(search, _Judge(net), inputs, labels, budgets, numbers, seed, finished, together)
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
+def _take_turns(
+    search: Search,
+    judge: "_Judge",
+    inputs: Tensor,
+    labels: Tensor,
+    budgets: tuple[int, ...],
+    numbers: list[int],
+    seed: int,
+    finished: Callable[[int, Account, BaseException | None], None],
+    together: int,
+) -> None:
     waiting = deque(numbers)
     seats: list[_Seat] = []
     while waiting or seats:
@@ -235,6 +253,7 @@ def official_cgba(folder: str | None = None, *, reduction: int = 2) -> Search:
     helpers = types.ModuleType("utils")
     # All that the attack needs of its authors' helpers, which import much more.
     helpers.clip_image_values = _clip  # type: ignore[attr-defined]
+    module.__dict__["print"] = _silent
     before = sys.modules.get("utils")
     sys.modules["utils"] = helpers
     try:
@@ -261,6 +280,10 @@ def official_cgba(folder: str | None = None, *, reduction: int = 2) -> Search:
         return attack.Attack()
 
     return search
+
+
+def _silent(*_: object) -> None:
+    pass
 
 
 def _clip(points: Tensor, low: Tensor, high: Tensor) -> Tensor:
