@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,37 @@ def test_the_history_is_a_file_too(tmp_path: Path) -> None:
     result = quick(out=tmp_path).fit(Smooth(), tiny_data())
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [dict(record) for record in result.history]
+
+
+def test_every_number_goes_to_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+    opened: list[tuple[str, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str, *, purge_step: int) -> None:
+            opened.append((folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0, 0))
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    monkeypatch.setattr("robustkit.training.history.find_spec", lambda name: name)
+    trainer = dataclasses.replace(quick(out=tmp_path), tensorboard=True)
+    result = trainer.fit(Smooth(), tiny_data())
+    assert opened == [(str(tmp_path / "tensorboard"), 0)]
+    assert written.pop()[0] == "closed"
+    expected = [
+        (name, value, record["epoch"])
+        for record in result.history
+        for name, value in record.items()
+        if name != "epoch"
+    ]
+    assert written == expected
 
 
 def test_tensorboard_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
