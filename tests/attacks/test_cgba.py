@@ -9,7 +9,7 @@ import torch
 from robustkit.attacks import CGBA, CGBAH, GeoDA
 from robustkit.attacks._boundary import Hunt, Slope, smooth_noise
 from robustkit.attacks._dct import dimensions, smooth_normal
-from robustkit.attacks._grains import Grain, noise_of
+from robustkit.attacks._grains import Grain, grains, noise_of
 from robustkit.attacks._semicircles import Arc, Semicircles
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, LpBall, Meter, Objective, grant
@@ -170,6 +170,33 @@ def test_channels_share_the_said_part_of_their_variance(common: float, channels:
     values = noise.transpose(0, 1).flatten(1).double() * noise[0].numel() ** 0.5
     expected = torch.full((channels, channels), common).double().fill_diagonal_(1)
     torch.testing.assert_close(values @ values.T / values.shape[1], expected, atol=0.02, rtol=0)
+
+
+def test_grains_are_those_asked_for() -> None:
+    def pairs(reduction: float | None, common: float | None, channels: int) -> list[object]:
+        chosen = grains(reduction, common, channels=channels)
+        return [(grain.reduction, grain.common) for grain in chosen]
+
+    # One channel has nothing in common with others, and no grain is there twice.
+    assert pairs(None, None, 1) == [(4, 0), (2, 0), (1, 0)]
+    assert pairs(2, 0.5, 1) == [(2, 0)]
+    assert pairs(2, None, 3) == [(2, 0.75), (2, 0)]
+    assert pairs(None, 0.5, 3) == [(4, 0.5), (2, 0.5), (1, 0.5)]
+    assert pairs(2, 0, 3) == [(2, 0)]
+
+
+def test_grey_steps_are_given_up_where_they_lead_nowhere() -> None:
+    problem = linear_problem((3, 6, 6), interior=True, examples=4)
+    weight = problem.model.weight
+    # What the model follows adds up to nothing over the channels.
+    flat = weight.unflatten(1, (3, -1))
+    weight.data = (flat - flat.mean(1, keepdim=True)).flatten(1)
+    labels = problem.model(problem.clean).argmax(1)
+    free, grey = (
+        attacked(CGBA(common=common), problem.model, problem.clean, labels, queries=900, width=64)
+        for common in (None, 0.75)
+    )
+    assert float((free.distance / grey.distance).log().mean()) < -0.05
 
 
 def test_noise_is_made_at_one_width() -> None:
