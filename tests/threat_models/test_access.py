@@ -23,7 +23,7 @@ from robustkit.threat_models import (
 from robustkit.threat_models.model import Budget
 from tests.oracles import Constant, Counting, LabelSets, Noisy, Rejecting, linear_problem
 
-METHODS = {"labels", "scores", "logits", "answer"}
+METHODS = {"labels", "scores", "logits", "answer", "exact"}
 
 
 def meter(
