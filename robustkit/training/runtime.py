@@ -2,11 +2,12 @@
 
 import atexit
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -123,7 +124,8 @@ class Session:
             return model
         # Buffers are averaged after each step: broadcasting them before each forward pass would
         # change them between the passes of one loss.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        options: dict[str, Any] = {_broadcasting(): False}
+        return DistributedDataParallel(model, **options)
 
     @contextlib.contextmanager
     def placed(self, model: nn.Module) -> Iterator[None]:
@@ -184,6 +186,12 @@ class Session:
             parts = torch.split(mean, [buffer.numel() for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view_as(buffer))
+
+
+def _broadcasting() -> str:
+    """What torch calls it in this version."""
+    names = inspect.signature(DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
 
 
 def _compile(model: nn.Module, backend: str) -> None:

@@ -122,6 +122,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for process in processes:
             _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
+            assert "Warning" not in errors
     finally:
         for process in processes:
             process.kill()
