@@ -189,7 +189,7 @@ def test_grey_steps_are_given_up_where_they_lead_nowhere() -> None:
     problem = linear_problem((3, 6, 6), interior=True, examples=4)
     weight = problem.model.weight
     # What the model follows adds up to nothing over the channels.
-    flat = weight.unflatten(1, (3, -1))
+    flat = weight.reshape(len(weight), 3, -1)
     weight.data = (flat - flat.mean(1, keepdim=True)).flatten(1)
     labels = problem.model(problem.clean).argmax(1)
     free, grey = (
