@@ -153,7 +153,8 @@ def version() -> str:
 def collected(name: str, place: Path) -> Distances:
     """(seed, image): the distance at each number of queries; infinite where nothing was valid.
 
-    Runs that were made for fewer queries have fewer entries.
+    A best point that does not hold when the network is asked again gives way to the one of fewer
+    queries. Runs that were made for fewer queries have fewer entries.
     """
     found = {}
     for seed in range(100):
@@ -161,7 +162,8 @@ def collected(name: str, place: Path) -> Distances:
             path = file(name, seed, number, place)
             if path.exists():
                 table = json.loads(path.read_text(encoding="utf-8"))
-                found[seed, number] = [np.inf if d is None else d for d in table["valid"]]
+                valid = [np.inf if distance is None else distance for distance in table["valid"]]
+                found[seed, number] = np.minimum.accumulate(valid).tolist()
     return found
 
 
