@@ -1,12 +1,12 @@
 """CrossMax on Fashion-MNIST (linf, eps 0.1) beside plain rules of the same members: the mean of
-their logits, the median, a vote, and one member alone. Each row is one attack that follows one
-source; all rules are judged on it, at every step, on the same test images, and each image is
-attacked to the last step. Direct: the source is the rule itself (votes have no gradient).
-Transfer: the mean, the median, or single members. BPDA: the rule's answers with the mean's
-gradient. Naive: what direct attacks report; worst: per image, all rows. In brackets Wilson's 95 %
-intervals. The self-ensemble draws its input anew for every answer: attacks average over draws, the
-search that does best on 10 draws is scored on 20 fresh ones, and cells hold the mean over draws,
-with the interval of so many images."""
+their logits, the median, a vote, and one member alone (of the self-ensemble: its network). Each row
+is one attack that follows one source; all rules are judged on it, at every step, on the same test
+images, and each image is attacked to the last step. Direct: the source is the rule itself (votes
+have no gradient). Transfer: the mean, the median, or single members. BPDA: the rule's answers with
+the mean's gradient. Naive: what direct attacks report; worst: per image, all rows. In brackets
+Wilson's 95 % intervals. The self-ensemble draws its input anew for every answer: attacks average
+over draws, the search that does best on 10 draws is scored on 20 fresh ones, and cells hold the
+mean over draws, with the interval of so many images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
