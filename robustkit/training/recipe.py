@@ -303,7 +303,7 @@ def for_words(*, data: str | None, model: str | None, loss: str | None) -> Recip
     for name in registry.entries("recipes"):
         recipe = shipped(name)
         table = recipe.table
-        if "awp" not in table and (table["data"], table["model"], table["loss"]["name"]) == wanted:
+        if (table["data"], table["model"], table["loss"]["name"]) == wanted:
             return recipe
     return Recipe(DEFAULTS, "the command")
 
