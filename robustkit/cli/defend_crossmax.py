@@ -53,6 +53,8 @@ def crossmax(
     the members' plain mean with --control mean-logits.
     """  # noqa: D301
     specs = [word.strip() for word in members.split(",") if word.strip()]
+    if size is not None and size < 1:
+        raise BadInput(f"--size is {size}; give the side of the images in pixels, at least 1.")
     _check_specs(specs, out)
     rule = _rule(control, rank, keep_ties=keep_ties, temperatures=temperatures)
     rule.check_members(len(specs))
