@@ -201,22 +201,13 @@ def _report(
         command=command,
         threat=ThreatFacts.of(load("corruptions")),
         model=model,
-        data=DataFacts(
-            spec=data.spec, split=data.split, n=len(data), classes=data.classes, sha256=data.sha256
-        ),
+        data=DataFacts.of(data),
         about=about or About(),
         seed=seed,
         environment=current_environment(
             device, dtype=torch.float32, width=found.width, reproducible=found.reproducible
         ),
-        verdict=Headline(
-            metric="mean_accuracy",
-            value=mean.value,
-            low=mean.low,
-            high=mean.high,
-            n=len(data),
-            worse="lower",
-        ),
+        verdict=Headline.accuracy("mean_accuracy", mean, len(data)),
         controls=(_control(result),),
         flags=(*found.flags, *_flags(data, found, result)),
         cost=result.cost,

@@ -224,7 +224,8 @@ def check_threat(threat: ThreatModel) -> None:
         raise BadInput(
             f"The threat model {threat.name!r} is about {threat.stage.value} and "
             f"{'no' if threat.perturbation is None else 'some'} changes of inputs. An evaluation "
-            "of attacks needs the stage inference and a perturbation set."
+            "of attacks needs the stage inference and a perturbation set. For common corruptions "
+            "use robustkit.evaluation.evaluate_corruptions."
         )
 
 

@@ -63,26 +63,13 @@ def report_of(
         command=command,
         threat=ThreatFacts.of(threat),
         model=model,
-        data=DataFacts(
-            spec=data.spec,
-            split=data.split,
-            n=len(data),
-            classes=data.classes,
-            sha256=data.sha256,
-        ),
+        data=DataFacts.of(data),
         about=about or About(),
         seed=seed,
         environment=current_environment(
             device, dtype=dtype, width=found.width, reproducible=found.reproducible
         ),
-        verdict=Headline(
-            metric="robust_accuracy",
-            value=robust.value,
-            low=robust.low,
-            high=robust.high,
-            n=len(data),
-            worse="lower",
-        ),
+        verdict=Headline.accuracy("robust_accuracy", robust, len(data)),
         controls=(),
         flags=tuple(flags),
         cost=result.cost,

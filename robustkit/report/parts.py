@@ -10,6 +10,8 @@ from robustkit.errors import BadInput, CorruptFile, MissingFile
 from robustkit.report.codec import Amount, Count, Part, decode
 
 if TYPE_CHECKING:
+    from robustkit.data import LabelledImages
+    from robustkit.statistics import Interval
     from robustkit.threat_models import PerturbationSet, ThreatModel
 
 Stage = Literal["inference", "training", "release"]
@@ -126,6 +128,17 @@ class DataFacts:
     classes: Count
     sha256: str
 
+    @classmethod
+    def of(cls, data: "LabelledImages") -> "DataFacts":
+        """The facts about a set."""
+        return cls(
+            spec=data.spec,
+            split=data.split,
+            n=len(data),
+            classes=data.classes,
+            sha256=data.sha256,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
@@ -192,6 +205,18 @@ class Headline:
     high: float
     n: Count
     worse: Literal["higher", "lower"]
+
+    @classmethod
+    def accuracy(cls, metric: str, interval: "Interval", n: int) -> "Headline":
+        """A share of `n` examples, of which a lower one is worse."""
+        return cls(
+            metric=metric,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            n=n,
+            worse="lower",
+        )
 
     def __post_init__(self) -> None:
         """Refuse an interval without its value."""
