@@ -166,9 +166,9 @@ def test_attacks_of_a_plan_that_do_not_fit_are_skipped_and_said_why(model: CNN) 
         name="labels",
         goal=Targeted("random"),
         access=Access.DECISION,
-        perturbation=threat().perturbation,
+        perturbation=threat("l1").perturbation,
     )
-    with pytest.raises(DoesNotFit, match="cgba-h: it works in l2, the threat allows linf"):
+    with pytest.raises(DoesNotFit, match="cgba-h: it works in l2, the threat allows l1"):
         evaluate(model, digits(4), adversary)
     with pytest.raises(DoesNotFit, match=r"PGD does not fit.*needs gradient access"):
         evaluate(model, digits(4), adversary, attacks=["pgd"])
