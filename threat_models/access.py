@@ -198,7 +198,7 @@ class Meter:
         if self.guide is not None:
             self.ledger.charge_beside(len(inputs) if payers is None else payers)
         parts = []
-        for padded_chunk, rows in chunks(inputs, self.width):
+        for padded_chunk, rows in chunks(inputs, self._rows(inputs)):
             deployed = self.most is Access.DECISION
             chunk = padded_chunk[: rows.stop - rows.start] if deployed else padded_chunk
             bill = rows.stop - rows.start if payers is None else payers[rows]
@@ -216,10 +216,20 @@ class Meter:
         return output
 
     def _answers(self, inputs: Tensor, streams: Streams | None) -> Output:
-        if self.dtype == torch.float32 or not (torch.is_grad_enabled() and inputs.requires_grad):
+        if self._exact(inputs):
             return self._exact_answers(inputs, streams)
         with torch.autocast(inputs.device.type, dtype=self.dtype):
             return self._exact_answers(inputs, streams).float()
+
+    def _exact(self, inputs: Tensor) -> bool:
+        return self.dtype == torch.float32 or not (torch.is_grad_enabled() and inputs.requires_grad)
+
+    def _rows(self, inputs: Tensor) -> int | None:
+        """In how many rows the model is run on these inputs."""
+        if self.width is None or self.dtype == torch.float32 or not self._exact(inputs):
+            return self.width
+        # Asking again concerns few rows of a batch; filling up whole batches would cost the gain.
+        return max(1, self.width // 8)
 
     def _exact_answers(self, inputs: Tensor, streams: Streams | None) -> Output:
         self.ledger.rows_run += len(inputs)
