@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustkit.attacks.steps import no_gradient
 from robustkit.errors import BudgetExceeded
 from robustkit.threat_models import (
     Decisions,
@@ -132,5 +133,7 @@ class _InputGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         with ctx.module.blaming_the_model():
+            if not ctx.logits.requires_grad:
+                raise no_gradient()
             (towards,) = torch.autograd.grad(ctx.logits, ctx.leaf, gradient, retain_graph=True)
         return towards, None

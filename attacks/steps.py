@@ -25,12 +25,17 @@ def input_gradient(value: Tensor, inputs: Tensor, *, keep: bool = False) -> Tens
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=keep)
     if gradient is None:
-        raise DoesNotFit(
-            "The model's answer carries no gradient back to its input. Use an attack that needs "
-            "score or decision access only, or a model that can be differentiated."
-        )
+        raise no_gradient()
     # One NaN would spread over the image; a value without a slope is not stepped on.
     return gradient.nan_to_num(nan=0.0)
+
+
+def no_gradient() -> DoesNotFit:
+    """What is wrong with a model whose answer has no graph."""
+    return DoesNotFit(
+        "The model's answer carries no gradient back to its input. Use an attack that needs score "
+        "or decision access only, or a model that can be differentiated."
+    )
 
 
 def steepest(

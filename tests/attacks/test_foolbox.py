@@ -21,7 +21,7 @@ from robustkit import data, models
 from robustkit.attacks._foolbox_catalogue import ALIASES, CATALOGUE
 from robustkit.attacks.building import build
 from robustkit.attacks.foolbox import FoolboxAttack, parameters
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, DoesNotFit
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
     Access,
@@ -344,7 +344,7 @@ class _Flat(nn.Module):
 
 
 def test_a_model_without_gradients_is_not_called_robust(digits: Victims) -> None:
-    with pytest.raises(RuntimeError, match="does not require grad"):
+    with pytest.raises(DoesNotFit, match="carries no gradient"):
         against(
             FoolboxAttack(class_name="LinfPGD"),
             threat("linf", Access.GRADIENT),
