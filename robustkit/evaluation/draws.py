@@ -210,7 +210,8 @@ class Drawn(Standing):
             self.selected[way][rows[better]] = found[better]
             self.scored[way][rows[better]] = fresh[better]
             self._gained[way][rows[better]] |= averages
-            fell = rows[(2 * fresh >= DRAWS) & (2 * self.right_draws[rows] > DRAWS)]
+            most = 2 * self._withstood()[rows] <= DRAWS
+            fell = rows[better & most & (2 * self.right_draws[rows] > DRAWS)]
             self.broken_by[fell[self.broken_by[fell] < 0]] = stage
 
     @property

@@ -23,6 +23,7 @@ from robustkit.evaluation import adaptive, draws, evasion, plans
 from robustkit.evaluation.billing import Aims
 from robustkit.evaluation.draws import DRAWS, mean_share, summed_up
 from robustkit.evaluation.flags_diagnosis import Diagnosis
+from robustkit.evaluation.plans import Line
 from robustkit.evaluation.records import Group, Records
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
@@ -584,6 +585,34 @@ def test_targets_on_a_random_model() -> None:
     untargeted = run(Noisy(), attacks=attacks)
     assert untargeted.robust_accuracy.value <= report.robust_accuracy.value
     assert report.robust_accuracy.value < report.clean_accuracy.value
+
+
+def test_what_breaks_a_random_model_is_named_where_refusals_help() -> None:
+    """Three draws of the clean image were neither right nor the target; the attack gets eight."""
+    asked: dict[str, Any] = {
+        "rows": [0],
+        "labels": [1],
+        "forward": 0,
+        "rows_run": 0,
+        "seconds": 0.0,
+        "lead": [1.0],
+    }
+    records = Records(None, {})
+    right, wanted = [3 * DRAWS // 4], [DRAWS // 10]
+    records.add(Group(stage=-1, selected=[0], scored=wanted, right=right, **asked))
+    attack = Group(
+        stage=0,
+        outcome=["broken"],
+        distance=[0.1],
+        passes=[1],
+        selected=[DRAWS],
+        scored=[2 * DRAWS // 5],
+        **asked,
+    )
+    drawn = draws.Drawn(digits(1), records, [Line(name="pgd", attack=PGD())])
+    assert drawn.status(0) == "robust"
+    drawn.take(0, [attack])
+    assert (drawn.status(0), int(drawn.broken_by[0])) == ("broken", 0)
 
 
 def test_violations_on_a_random_model_score_nothing() -> None:
