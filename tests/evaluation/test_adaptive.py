@@ -598,7 +598,8 @@ def test_what_breaks_a_random_model_is_named_where_refusals_help() -> None:
         "lead": [1.0],
     }
     records = Records(None, {})
-    right, wanted = [3 * DRAWS // 4], [DRAWS // 10]
+    right = [3 * DRAWS // 4]
+    wanted: list[int | None] = [DRAWS // 10]
     records.add(Group(stage=-1, selected=[0], scored=wanted, right=right, **asked))
     attack = Group(
         stage=0,
