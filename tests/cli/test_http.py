@@ -100,6 +100,9 @@ def test_a_deployed_classifier_fares_as_the_same_one_here(
         asked = report["cost"]["forward"] + report["diagnostics"]["guards"]["forward"]
         assert counted(port) == asked
     assert report["examples"] == local["examples"]
+    # Here the nearest points are known too: the model at hand gives gradients.
+    assert local["curves"].pop("nearest")["median"] > 0
+    assert all(point.pop("times_nearest") >= 1 for point in local["curves"]["queries"])
     assert report["curves"] == local["curves"]
     assert report["cost"]["forward"] == local["cost"]["forward"]
     # It is no proof that nothing was found on both sides.
