@@ -1,6 +1,7 @@
 """What every test shares: one thread, devices, and a watch over the global generators."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -12,6 +13,9 @@ from tests.global_rng import watch
 
 # On small networks more threads gain nothing, and on a busy machine they disturb one another.
 torch.set_num_threads(1)
+
+# Where tests are started in the background, this signal is ignored, by every child process too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "robustkit", deadline=None, derandomize="CI" in os.environ, print_blob=True

@@ -113,6 +113,8 @@ def watched(work: Callable[[], int]) -> int:
     if worker == 0:
         os.close(writing)
         os.setsid()
+        # Started in the background, `torchrun` and all below it ignore this signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Thread(target=_obey, args=(reading,), daemon=True).start()
         return work()
     os.close(reading)
