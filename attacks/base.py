@@ -1,10 +1,13 @@
-"""The contract of attacks on inputs."""
+"""The contracts of attacks: on inputs, and on the data that others train on."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustkit.data import LabelledImages
 from robustkit.errors import DoesNotFit
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
@@ -46,23 +49,11 @@ class EvasionAttack(ABC, Generic[ViewT]):
             return f"it acts at inference, the threat at {threat.stage.value}"
         if self.access > threat.access:
             return f"it needs {self.access} access, the threat grants {threat.access}"
-        if threat.perturbation is None or threat.perturbation.norm not in self.norms:
-            given = (
-                "no change of inputs" if threat.perturbation is None else threat.perturbation.norm
-            )
-            return f"it works in {', '.join(sorted(self.norms))}, the threat allows {given}"
-        if threat.goal.name not in self.goals:
-            wanted = ", ".join(sorted(self.goals))
-            return f"it pursues {wanted} goals, the threat's is {threat.goal.name}"
-        return None
+        return _misfit(self.norms, self.goals, threat)
 
     def check(self, threat: ThreatModel) -> None:
         """Raise DoesNotFit, with the reason, if this attack does not fit the threat model."""
-        reason = self.why_not(threat)
-        if reason is not None:
-            raise DoesNotFit(
-                f"{type(self).__name__} does not fit the threat model {threat.name!r}: {reason}."
-            )
+        _refuse(self, self.why_not(threat), threat)
 
     @abstractmethod
     def run(
@@ -88,3 +79,92 @@ class EvasionAttack(ABC, Generic[ViewT]):
             otherwise the attack's last point, inside the allowed set (unless the attack
             `minimises`).
         """
+
+
+class Learner(Protocol):
+    """Who trains what an attack must train; `robustkit.training.Trainer` is one."""
+
+    def fit(self, model: nn.Module, data: LabelledImages, loss: Any = ..., /) -> object:  # noqa: ANN401 - a loss, which lies above attacks
+        """Train a model in place."""
+        ...
+
+    def loss(self, name: str, /) -> Callable[..., Any]:
+        """The registered loss called so, to be called with its options by keyword."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Poisoned:
+    """Training data as the adversary hands it on.
+
+    Attributes:
+        data: In the order and with the ids of the clean data.
+        changed: (N,) bool: which examples are not as they were.
+    """
+
+    data: LabelledImages
+    changed: Tensor
+
+
+class PoisoningAttack(ABC):
+    """An attack that changes the data somebody else will train on.
+
+    Subclasses are frozen keyword-only dataclasses of hyper-parameters: no data, no radius, no
+    state. Labels stay as they are, unless the threat model's budget lets them change.
+
+    Attributes:
+        norms: Perturbation sets it works in, by `PerturbationSet.norm`.
+        goals: Goals it can pursue, by `Goal.name`.
+    """
+
+    norms: ClassVar[frozenset[str]]
+    goals: ClassVar[frozenset[str]] = frozenset({"availability"})
+
+    def why_not(self, threat: ThreatModel) -> str | None:
+        """The reason why this attack does not fit the threat model; None if it does."""
+        if threat.stage is not Stage.TRAINING:
+            return f"it acts at training, the threat at {threat.stage.value}"
+        return _misfit(self.norms, self.goals, threat)
+
+    def check(self, threat: ThreatModel) -> None:
+        """Raise DoesNotFit, with the reason, if this attack does not fit the threat model."""
+        _refuse(self, self.why_not(threat), threat)
+
+    @abstractmethod
+    def run(
+        self,
+        data: LabelledImages,
+        threat: ThreatModel,
+        *,
+        trainer: Learner,
+        streams: Streams,
+    ) -> Poisoned:
+        """Change training data so that whoever trains on it serves the goal.
+
+        Args:
+            data: The clean training data; not modified.
+            threat: What may be changed, how much of the data, and what for.
+            trainer: Who trains what the attack must train; some attacks train nothing.
+            streams: One random stream per example.
+
+        Raises:
+            DoesNotFit: The threat model is none that it works under.
+        """
+
+
+def _misfit(norms: frozenset[str], goals: frozenset[str], threat: ThreatModel) -> str | None:
+    """Why an attack of these norms and goals does not fit; None if it does."""
+    if threat.perturbation is None or threat.perturbation.norm not in norms:
+        given = "no change of inputs" if threat.perturbation is None else threat.perturbation.norm
+        return f"it works in {', '.join(sorted(norms))}, the threat allows {given}"
+    if threat.goal.name not in goals:
+        wanted = ", ".join(sorted(goals))
+        return f"it pursues {wanted} goals, the threat's is {threat.goal.name}"
+    return None
+
+
+def _refuse(attack: object, reason: str | None, threat: ThreatModel) -> None:
+    if reason is not None:
+        raise DoesNotFit(
+            f"{type(attack).__name__} does not fit the threat model {threat.name!r}: {reason}."
+        )

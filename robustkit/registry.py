@@ -15,7 +15,18 @@ from typing import Any
 
 from robustkit.errors import MissingExtra, UnknownName
 
-KINDS = ("attacks", "plans", "defenses", "models", "data", "threats", "losses", "recipes")
+KINDS = (
+    "attacks",
+    "plans",
+    "defenses",
+    "unlearnable",
+    "learners",
+    "models",
+    "data",
+    "threats",
+    "losses",
+    "recipes",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +91,12 @@ def find(kind: str, name: str) -> Entry:
 
 def singular(kind: str) -> str:
     """What one thing of a kind is called."""
-    return {"data": "data set", "losses": "loss", "threats": "threat model"}.get(kind, kind[:-1])
+    return {
+        "data": "data set",
+        "losses": "loss",
+        "threats": "threat model",
+        "unlearnable": "kind of unlearnable data",
+    }.get(kind, kind[:-1])
 
 
 @functools.cache
@@ -239,6 +255,10 @@ _DEFENSES = (
     ),
 )
 
+_UNLEARNABLE: tuple[tuple[str, str, str], ...] = ()
+
+_LEARNERS: tuple[tuple[str, str, str], ...] = ()
+
 _LOSSES = (
     ("cross-entropy", "standard:CrossEntropy", "cross-entropy, optionally of smoothed labels"),
     ("pgd", "pgd:PGDTraining", "cross-entropy on what PGD finds (Madry et al.)"),
@@ -332,6 +352,24 @@ BUILTIN: tuple[Entry, ...] = (
     *(
         Entry(kind="defenses", name=name, target=f"robustkit.defenses.{target}", summary=summary)
         for name, target, summary in _DEFENSES
+    ),
+    *(
+        Entry(
+            kind="unlearnable",
+            name=name,
+            target=f"robustkit.unlearnable.{target}",
+            summary=summary,
+        )
+        for name, target, summary in _UNLEARNABLE
+    ),
+    *(
+        Entry(
+            kind="learners",
+            name=name,
+            target=f"robustkit.unlearnable.{target}",
+            summary=summary,
+        )
+        for name, target, summary in _LEARNERS
     ),
     *(
         Entry(
