@@ -24,7 +24,7 @@ from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.report.codec import decode, encode, parse
 from robustkit.threat_models import Access, Untargeted
-from robustkit.threat_models.access import most
+from robustkit.threat_models.answering import most
 
 FILE = "diagnostics.json"
 
