@@ -8,8 +8,8 @@ from robustkit.lazy import exports
 # the table for Python, which imports it on first use.
 if TYPE_CHECKING:
     from robustkit.evaluation.corruptions import evaluate_corruptions as evaluate_corruptions
-    from robustkit.evaluation.engine import Progress as Progress
     from robustkit.evaluation.evasion import evaluate as evaluate
+    from robustkit.evaluation.progress import Progress as Progress
     from robustkit.evaluation.shards import OthersAtWork as OthersAtWork
     from robustkit.evaluation.shards import Share as Share
     from robustkit.evaluation.shards import Unfinished as Unfinished
@@ -18,7 +18,7 @@ else:
         __name__,
         {
             "evaluate_corruptions": "corruptions",
-            "Progress": "engine",
+            "Progress": "progress",
             "evaluate": "evasion",
             "OthersAtWork": "shards",
             "Share": "shards",

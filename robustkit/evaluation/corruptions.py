@@ -19,8 +19,8 @@ from robustkit.evaluation.conditions import controlled, resumable
 from robustkit.evaluation.corruptions_pictures import pictures
 from robustkit.evaluation.corruptions_summary import Outcome, outcome
 from robustkit.evaluation.corruptions_survey import Survey
-from robustkit.evaluation.engine import Progress, Silent
 from robustkit.evaluation.guards import Inspection, inspect
+from robustkit.evaluation.progress import Progress, Silent
 from robustkit.evaluation.records import Records
 from robustkit.evaluation.subjects import as_device, as_images, as_model, as_width, named
 from robustkit.report import (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustkit.corruptions import NAMES, SEVERITIES, corrupt
 from robustkit.data import LabelledImages
-from robustkit.evaluation.engine import Progress
+from robustkit.evaluation.progress import Progress
 from robustkit.evaluation.records import Group, Records
 from robustkit.randomness import Streams
 from robustkit.threat_models import Meter

@@ -2,18 +2,15 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks import FGSM, EvasionAttack
-from robustkit.attacks.losses import margin
+from robustkit.attacks import EvasionAttack
 from robustkit.attacks.rows import Rows
-from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise, feed, search
 from robustkit.data import LabelledImages
 from robustkit.evaluation.billing import Aims, Bill
@@ -21,7 +18,8 @@ from robustkit.evaluation.blocks import Clock, gathered, parts, without
 from robustkit.evaluation.draws import Jury, best_before
 from robustkit.evaluation.labels import marks, owned_images
 from robustkit.evaluation.plans import Line
-from robustkit.evaluation.records import Group, Records
+from robustkit.evaluation.progress import Progress
+from robustkit.evaluation.records import Group, Records, finite
 from robustkit.passes import padded
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
@@ -30,36 +28,12 @@ from robustkit.threat_models import (
     Gradients,
     Meter,
     Objective,
-    Output,
     ThreatModel,
     Trace,
     Untargeted,
     grant,
-    objective,
 )
 from robustkit.threat_models.meter import Guide
-
-
-class Progress(Protocol):
-    """Told how a run goes on."""
-
-    def stage(self, name: str, total: int, done: int) -> None:
-        """A stage begins; `done` of its `total` examples were finished by an earlier run."""
-        ...
-
-    def advance(self, done: int, broken: int) -> None:
-        """So many more examples have left the stage, so many of them broken."""
-        ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def stage(self, name: str, total: int, done: int) -> None:
-        """Nothing."""
-
-    def advance(self, done: int, broken: int) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,98 +64,6 @@ class Engine:
     stand_ins: Mapping[str, nn.Module] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
 
-    def clean_pass(self, first: Line | None = None) -> None:
-        """Ask the model about every clean image and choose the targets of a targeted goal.
-
-        Args:
-            first: The first line of the plan. If it is FGSM, the forward pass that it would repeat
-                is this one: its result is judged and recorded here, as stage 0.
-        """
-        finished = [row for group in self.records.stage(-1) for row in group.rows]
-        rows = without(torch.arange(len(self.data)), finished)
-        self.progress.stage("clean", len(self.data), len(finished))
-        direct = first is not None and first.through == "direct"
-        clock = Clock()
-        for part in parts(rows, self.width):
-            if direct and first is not None and isinstance(first.attack, FGSM):
-                self._clean_step(part, first, first.attack, clock)
-            else:
-                self._clean_part(part, clock)
-
-    def _clean_part(self, part: Tensor, clock: Clock) -> None:
-        meter = Meter(self.model, self.streams(part, "clean"), width=self.width)
-        with torch.no_grad():
-            output = meter.ask(self.inputs(part), torch.arange(len(part), device=self.device))
-            wanted = self._wanted(part, output)
-        self._record_clean(part, output, wanted, meter.ledger.rows_run, 0, clock)
-        self.progress.advance(len(part), 0)
-
-    def _clean_step(self, part: Tensor, line: Line, attack: FGSM, clock: Clock) -> None:
-        """The clean answers of some examples and, on their gradient, FGSM's result."""
-        meter = Meter(self.model, self.streams(part, "clean"), width=self.width)
-        numbers = torch.arange(len(part), device=self.device)
-        inputs = self.inputs(part).requires_grad_()
-        output = meter.ask(inputs, numbers)
-        wanted = self._wanted(part, output)
-        streams = self.streams(part, self._purpose(0))
-        start = Rows.first(inputs.detach(), wanted, streams, numbers, self.threat.allowed)
-        state = attack.begin(start)
-        gradient = input_gradient(attack.gain(state, output.logits), inputs)
-        right = (output.labels == self.data.labels[part].to(self.device)).nonzero()[:, 0]
-        with torch.no_grad():
-            attack.update(state, output.logits.detach(), gradient)
-            points = attack.result(state)[right]
-            lead = margin(output.logits.detach(), wanted)[right]
-        rows = part[right.cpu()]
-        known = {row for group in self.records.stage(0) for row in group.rows}
-        # Recorded before the clean answers: a run that was stopped in between comes by again.
-        if len(rows) and not known.issuperset(rows.tolist()):
-            one = torch.ones_like(right)
-            bill = Bill(
-                queries=one, passes=one, forward=0, backward=len(rows), rows_run=0, lead=lead
-            )
-            self._judge(0, line, rows, points, bill, clock, wanted.take(right))
-        else:
-            self.progress.advance(len(rows), 0)
-        wrong = len(part) - len(rows)
-        self.progress.advance(wrong, 0)
-        self._record_clean(part, output, wanted, meter.ledger.rows_run, wrong, clock)
-
-    def _wanted(self, part: Tensor, output: Output) -> Objective:
-        right = self.data.labels[part].to(self.device)
-        return objective(self.threat.goal, right, output.logits.detach(), self.streams(part, ""))
-
-    def _record_clean(
-        self,
-        part: Tensor,
-        output: Output,
-        wanted: Objective,
-        rows_run: int,
-        backward: int,
-        clock: Clock,
-    ) -> None:
-        labels, trial, right = output.labels.tolist(), None, None
-        if self.jury is not None:
-            trial, right = self.jury.clean(part, self.inputs(part), wanted)
-            labels = trial.labels
-        self.records.add(
-            Group(
-                stage=-1,
-                rows=part.tolist(),
-                labels=labels,
-                targets=None if wanted.targets is None else wanted.targets.tolist(),
-                lead=_numbers(margin(output.logits.detach(), wanted)),
-                forward=len(part),
-                backward=backward,
-                rows_run=rows_run + (0 if trial is None else trial.rows_run),
-                seconds=clock.lap(),
-                selected=None if trial is None else trial.selected,
-                scored=None if trial is None else trial.scored,
-                right=right,
-                polled=0 if trial is None else trial.passes,
-            )
-        )
-
     def attack(self, stage: int, line: Line, standing: Tensor) -> None:
         """Run one attack on the examples that still stand, and judge and record what it returns.
 
@@ -210,7 +92,7 @@ class Engine:
             )
 
     def _search(self, stage: int, line: Line, attack: Stepwise[Any], rows: Tensor) -> None:
-        everyone = self.streams(torch.arange(len(self.data)), self._purpose(stage))
+        everyone = self.streams(torch.arange(len(self.data)), self.purpose(stage))
         meter = self.threat.meter(self.model, everyone, width=self.width)
         view: Any = grant(meter, attack.access)
         meter.guide = None if line.through == "warm" else self._guide(line.through)
@@ -257,7 +139,7 @@ class Engine:
                 aims=None if known_before else aims.take(index.cpu()),
             )
             ran = ledger.rows_run
-            self._judge(stage, line, index.cpu(), found.points, bill, lap)
+            self.judge(stage, line, index.cpu(), found.points, bill, lap)
 
     def _with_aims(self, block: Rows, classes: Tensor | None) -> Rows:
         there = None if classes is None else classes.to(self.device)
@@ -293,7 +175,7 @@ class Engine:
 
     def _block(self, stage: int, line: Line, rows: Tensor) -> None:
         attack = line.attack
-        streams = self.streams(rows, self._purpose(stage))
+        streams = self.streams(rows, self.purpose(stage))
         meter = self.threat.meter(self.model, streams, width=self.width)
         view: Decisions = grant(meter, attack.access)
         lap = Clock()
@@ -309,9 +191,9 @@ class Engine:
         if meter.observer is not None and meter.ledger.attributed:
             found = trace.smallest(marks(self.threat)).tolist()
             nearest = [[d if d < float("inf") else None for d in row] for row in found]
-        self._judge(stage, line, rows, points, bill, lap, wanted, nearest)
+        self.judge(stage, line, rows, points, bill, lap, wanted, nearest)
 
-    def _judge(
+    def judge(
         self,
         stage: int,
         line: Line,
@@ -367,7 +249,7 @@ class Engine:
                 distance=distances,
                 queries=[None] * count if bill.queries is None else bill.queries.tolist(),
                 passes=[None] * count if bill.passes is None else bill.passes.tolist(),
-                lead=None if bill.lead is None else _numbers(bill.lead),
+                lead=None if bill.lead is None else finite(bill.lead),
                 aims=None if bill.aims is None else bill.aims.tolist(),
                 nearest=nearest,
                 points=where,
@@ -405,7 +287,8 @@ class Engine:
         ids = self.data.ids[rows].to(self.device)
         return Streams.of(seed=self.seed, ids=ids, purpose=purpose)
 
-    def _purpose(self, stage: int) -> str:
+    def purpose(self, stage: int) -> str:
+        """What the streams of a line of the plan are for."""
         # Not the attack's name: two entries of one attack must not draw the same numbers.
         return f"attack {stage}"
 
@@ -423,11 +306,6 @@ class Engine:
         for group in self.records.stage(-1):
             chosen[group.rows] = torch.tensor(group.targets)
         return chosen
-
-
-def _numbers(values: Tensor) -> list[float | None]:
-    """Values for a record; None for what is not finite."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _same_kind(returned: object, clean: Tensor) -> Tensor:

@@ -17,14 +17,16 @@ from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DoesNotFit
 from robustkit.evaluation import adaptive, plans, shards
 from robustkit.evaluation.artifacts import write_artifacts
+from robustkit.evaluation.clean import clean_pass
 from robustkit.evaluation.conditions import controlled, resumable
 from robustkit.evaluation.draws import Drawn
-from robustkit.evaluation.engine import Engine, Progress, Silent
+from robustkit.evaluation.engine import Engine
 from robustkit.evaluation.flags_diagnosis import diagnose
 from robustkit.evaluation.guards import inspect
 from robustkit.evaluation.labels import label_curves
 from robustkit.evaluation.nearest import white_box
 from robustkit.evaluation.plans import Line, Plan, split
+from robustkit.evaluation.progress import Progress, Silent
 from robustkit.evaluation.reporting import report_of
 from robustkit.evaluation.shards import Share
 from robustkit.evaluation.subjects import as_device, as_dtype, as_images, as_model, as_width
@@ -325,7 +327,7 @@ def _identity(
 
 
 def _run(engine: Engine, lines: Plan, reference_n: int | None) -> None:
-    engine.clean_pass(lines[0] if lines else None)
+    clean_pass(engine, lines[0] if lines else None)
     standing = _standing(engine, lines)
     for stage, line in enumerate(lines):
         rows = standing.left(line)

@@ -9,6 +9,7 @@ on.
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -312,3 +313,8 @@ def writing(path: Path) -> Iterator[None]:
             f"Writing {str(path)!r} failed: {error.strerror or error}. What was recorded is kept; "
             "run the same command with --resume."
         ) from error
+
+
+def finite(values: Tensor) -> list[float | None]:
+    """Values for a record; None for what is not finite."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from robustkit.errors import BadInput, RobustkitError
-from robustkit.evaluation.engine import Progress, Silent
 from robustkit.evaluation.locks import held, turn
 from robustkit.evaluation.plans import Line, Plan
+from robustkit.evaluation.progress import Progress, Silent
 from robustkit.evaluation.records import Group, Records, held_already, writing
 from robustkit.files import write_atomically
 from robustkit.randomness import Streams

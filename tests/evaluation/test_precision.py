@@ -12,8 +12,8 @@ from robustkit import evaluate
 from robustkit.attacks import APGD, FGSM, FMN, PGD
 from robustkit.errors import BadInput
 from robustkit.evaluation import evasion
-from robustkit.evaluation.engine import Silent
 from robustkit.evaluation.flags_diagnosis import Diagnosis
+from robustkit.evaluation.progress import Silent
 from robustkit.report import EvasionReport
 from robustkit.threat_models import Budget
 from tests.evaluation.victims import digits, outcome, threat, victim
