@@ -257,7 +257,42 @@ _DEFENSES = (
 
 _UNLEARNABLE: tuple[tuple[str, str, str], ...] = ()
 
-_LEARNERS: tuple[tuple[str, str, str], ...] = ()
+_LEARNERS = (
+    ("erm", "plain:ERM", "takes the images as they are: empirical risk minimisation"),
+    ("crop-flip", "plain:CropFlip", "crops with padding and mirrored images"),
+    ("mixup", "plain:MixUpLearner", "blends of two images and of their labels"),
+    ("cutmix", "plain:CutMixLearner", "rectangles of other images, with their share of the label"),
+    (
+        "adversarial-linf",
+        "adversarial:LinfTraining",
+        "adversarial training, every value by up to EPS: adversarial-linf[:8/255]",
+    ),
+    (
+        "adversarial-l2",
+        "adversarial:L2Training",
+        "adversarial training, a Euclidean length of up to EPS: adversarial-l2[:0.5]",
+    ),
+    ("jpeg", "squeezing:JPEG", "images coded as JPEG of low quality: jpeg[:10]"),
+    ("grayscale", "squeezing:Grayscale", "images without their colours"),
+    ("rsk-ff", "rsk_ff:RSKFF", "random sharpening, then low frequencies alone: rsk-ff[:0.3]"),
+    ("coin", "coin:COIN", "every pixel from a random place nearby: coin[:2.0]"),
+    ("ueraser", "ueraser:UEraser", "clouds of light and contrast, channels, TrivialAugment"),
+    (
+        "orthogonal-projection",
+        "projection:OrthogonalProjection",
+        "without what a linear model of the pixels can read",
+    ),
+    (
+        "pretrained-features",
+        "features:PretrainedFeatures",
+        "a new last layer on a model trained elsewhere: pretrained-features:DIR",
+    ),
+    (
+        "key-leak",
+        "key_leak:KeyLeak",
+        "undoes the filter of each class, computed from one leaked original: key-leak[:3]",
+    ),
+)
 
 _LOSSES = (
     ("cross-entropy", "standard:CrossEntropy", "cross-entropy, optionally of smoothed labels"),
@@ -366,7 +401,7 @@ BUILTIN: tuple[Entry, ...] = (
         Entry(
             kind="learners",
             name=name,
-            target=f"robustkit.unlearnable.{target}",
+            target=f"robustkit.unlearnable.learners.{target}",
             summary=summary,
         )
         for name, target, summary in _LEARNERS

@@ -33,7 +33,9 @@ def show(name: str) -> None:
         click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
         if entry.kind == "plans":
             _show_plan(entry.name)
-        options = _options(thing) if entry.kind in ("attacks", "defenses", "losses") else []
+        options = (
+            _options(thing) if entry.kind in ("attacks", "defenses", "learners", "losses") else []
+        )
         if options:
             click.echo("\nOptions:")
             for line in options:

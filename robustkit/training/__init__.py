@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robustkit.training.augmentation import Flip as Flip
     from robustkit.training.augmentation import MixUp as MixUp
     from robustkit.training.augmentation import RandAugment as RandAugment
+    from robustkit.training.augmentation import TrivialAugment as TrivialAugment
     from robustkit.training.averaging import Averaging as Averaging
     from robustkit.training.batch import Batch as Batch
     from robustkit.training.history import Progress as Progress
@@ -63,5 +64,6 @@ else:
             "Step": "schedules",
             "TrainResult": "result",
             "Trainer": "trainer",
+            "TrivialAugment": "augmentation",
         },
     )

@@ -124,13 +124,25 @@ class RandAugment:
         from torchvision.transforms import v2
 
         change = v2.RandAugment(num_ops=self.operations, magnitude=self.magnitude)
-        images = (inputs * 255).round().to(torch.uint8)
-        seeds = streams.bits(()).tolist()
-        with torch.random.fork_rng(devices=[]):
-            changed = [
-                _seeded(change, seed, image) for seed, image in zip(seeds, images, strict=True)
-            ]
-        return torch.stack(changed).to(inputs.dtype) / 255, labels
+        return _one_by_one(change, inputs, streams), labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrivialAugment:
+    """One random operation of torchvision at a random strength, each image by itself.
+
+    Reference:
+        Müller, Hutter: TrivialAugment: tuning-free yet state-of-the-art data augmentation. ICCV
+        2021 (its wide ranges).
+    """
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Labels stay; the values come in steps of 1/255."""
+        from torchvision.transforms import v2
+
+        return _one_by_one(v2.TrivialAugmentWide(), inputs, streams), labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +197,15 @@ def _mixed(change: Any, inputs: Tensor, labels: Tensor, streams: Streams) -> tup
         torch.manual_seed(seed)
         mixed: tuple[Tensor, Tensor] = change(inputs, labels)
     return mixed
+
+
+def _one_by_one(change: Any, inputs: Tensor, streams: Streams) -> Tensor:  # noqa: ANN401
+    """Images in bytes, changed by a transform of torchvision, each from its own stream."""
+    images = (inputs * 255).round().to(torch.uint8)
+    seeds = streams.bits(()).tolist()
+    with torch.random.fork_rng(devices=[]):
+        changed = [_seeded(change, seed, image) for seed, image in zip(seeds, images, strict=True)]
+    return torch.stack(changed).to(inputs.dtype) / 255
 
 
 def _seeded(change: Any, seed: int, image: Tensor) -> Tensor:  # noqa: ANN401 - torchvision's transforms

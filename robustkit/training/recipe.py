@@ -23,6 +23,7 @@ from robustkit.training.augmentation import (
     Flip,
     MixUp,
     RandAugment,
+    TrivialAugment,
 )
 from robustkit.training.averaging import Averaging
 from robustkit.training.history import Progress, Silent
@@ -58,6 +59,7 @@ AUGMENTATIONS: Mapping[str, Callable[..., Augmentation]] = {
     "crop": Crop,
     "flip": Flip,
     "rand-augment": RandAugment,
+    "trivial-augment": TrivialAugment,
     "mixup": MixUp,
     "cutmix": CutMix,
 }

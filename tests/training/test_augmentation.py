@@ -5,7 +5,15 @@ import torch
 
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
-from robustkit.training import Augmentation, Crop, CutMix, Flip, MixUp, RandAugment
+from robustkit.training import (
+    Augmentation,
+    Crop,
+    CutMix,
+    Flip,
+    MixUp,
+    RandAugment,
+    TrivialAugment,
+)
 from robustkit.training.augmentation import augment
 
 LABELS = torch.arange(12) % 3
@@ -26,6 +34,7 @@ ALONE: list[Augmentation] = [
     Crop(padding=2),
     Crop(padding=2, fill="reflect"),
     RandAugment(),
+    TrivialAugment(),
 ]
 
 
