@@ -12,7 +12,9 @@ from pathlib import Path
 from robustkit.errors import BadInput, CannotWrite, RobustkitError
 
 
-def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
+def write_atomically(
+    path: Path, content: bytes | str | Iterable[bytes], *, mode: int | None = None
+) -> None:
     """Write a file under a temporary name beside it, then rename it.
 
     Readers see the old content or the new, never a part; after a crash the new content is on the
@@ -21,6 +23,8 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
     Args:
         path: Where to write; what is there is replaced.
         content: Text is written as UTF-8, pieces one after the other.
+        mode: Permissions that the file has from the first byte on, such as 0o600; by default the
+            process's own.
 
     Raises:
         BadInput: Writing there is not allowed, or something else is in the way.
@@ -33,6 +37,8 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if mode is not None:
+                temporary.touch(mode, exist_ok=False)
             _write(temporary, pieces)
             temporary.replace(path)
         finally:

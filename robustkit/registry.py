@@ -185,6 +185,9 @@ _THREATS = (
     ("l1", "absolute changes add up to at most 12; white box"),
     ("linf-decision", "as linf, labels only, 5,000 queries per image"),
     ("l2-decision", "as l2, labels only, 5,000 queries per image"),
+    ("unlearnable", "who publishes data filters all of it, 3 x 3, against those who train on it"),
+    ("unlearnable-linf", "as unlearnable, every value may change by 8/255 instead"),
+    ("unlearnable-l2", "as unlearnable, changes of Euclidean length at most 1 instead"),
     ("corruptions", "nobody attacks: 15 common corruptions at 5 severities"),
 )
 
@@ -255,7 +258,9 @@ _DEFENSES = (
     ),
 )
 
-_UNLEARNABLE: tuple[tuple[str, str, str], ...] = ()
+_UNLEARNABLE: tuple[tuple[str, str, str], ...] = (
+    ("cuda", "convolution:ConvolutionUnlearnable", "a secret filter per class (CUDA)"),
+)
 
 _LEARNERS = (
     ("erm", "plain:ERM", "takes the images as they are: empirical risk minimisation"),

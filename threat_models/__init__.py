@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from robustkit.threat_models.access import Scores as Scores
     from robustkit.threat_models.access import answer as answer
     from robustkit.threat_models.access import grant as grant
+    from robustkit.threat_models.convolutions import Convolutions as Convolutions
     from robustkit.threat_models.goal import Availability as Availability
     from robustkit.threat_models.goal import Backdoor as Backdoor
     from robustkit.threat_models.goal import Extraction as Extraction
@@ -49,6 +50,7 @@ else:
             "Scores": "access",
             "answer": "access",
             "grant": "access",
+            "Convolutions": "convolutions",
             "Availability": "goal",
             "Backdoor": "goal",
             "Extraction": "goal",

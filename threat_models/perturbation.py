@@ -74,17 +74,11 @@ class PerturbationSet(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
-    """The value range of inputs, exact: a value outside by one bit is outside."""
-
-    low: float
-    high: float
-
-    def contains(self, changed: Tensor) -> Tensor:
-        # NaN fails both comparisons; infinity passes one where the range itself is infinite.
-        inside = (changed >= self.low) & (changed <= self.high) & changed.isfinite()
-        return inside.flatten(1).all(1)
+def in_range(changed: Tensor, low: float, high: float) -> Tensor:
+    """(N,) bool: every value finite and in the range; outside by one bit is outside."""
+    # NaN fails both comparisons; infinity passes one where the range itself is infinite.
+    inside = (changed >= low) & (changed <= high) & changed.isfinite()
+    return inside.flatten(1).all(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +138,7 @@ class LpBall:
 
     def in_box(self, changed: Tensor) -> Tensor:
         """(N,) bool: every value finite and in [low, high]."""
-        return _Box(self.low, self.high).contains(changed)
+        return in_range(changed, self.low, self.high)
 
     def project(self, clean: Tensor, changed: Tensor) -> Tensor:
         """Like `clean`: the nearest allowed point.
@@ -235,7 +229,7 @@ class Patch:
 
     def in_box(self, changed: Tensor) -> Tensor:
         """(N,) bool: every value finite and in [low, high]."""
-        return _Box(self.low, self.high).contains(changed)
+        return in_range(changed, self.low, self.high)
 
     def project(self, clean: Tensor, changed: Tensor) -> Tensor:
         """Like `clean`: keeps the rectangle that holds most of the squared change."""

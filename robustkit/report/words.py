@@ -38,7 +38,10 @@ _ACCESS = {
     "decision": "The adversary sees the model's labels and nothing else.",
 }
 
+_BEFORE_TRAINING = "The adversary acts before training: it sees the data and no model."
+
 _GOALS = {
+    "availability": "It wins if whoever trains on the data is right on little clean data.",
     "untargeted": "It wins with any wrong answer.",
     "targeted:random": "It wins with one wrong class, drawn at random for each example.",
     "targeted:least-likely": "It wins with the class that the model finds least likely.",
@@ -52,6 +55,7 @@ _CHANGES = {
     "l1": "It may make any change whose absolute values add up to at most {radius}",
     "l0": "It may change any {radius} pixels",
     "patch": "It may change anything inside one rectangle of {height} x {width} pixels",
+    "convolution": "It may filter each image with {kernel} x {kernel} taps and scale the result",
 }
 
 # Control, format (direction, zero width), surrogate, private and unassigned characters; line and
@@ -155,7 +159,8 @@ def adversary(report: Report) -> str:
 
 def threat(facts: ThreatFacts) -> str:
     """The adversary in a few sentences."""
-    sentences = [_ACCESS.get(facts.access, f"Access: {facts.access}.")]
+    sees = _ACCESS.get(facts.access, f"Access: {facts.access}.")
+    sentences = [_BEFORE_TRAINING if facts.stage == "training" else sees]
     if facts.perturbation is not None:
         sentences.append(_change(facts.perturbation))
     if facts.poison_rate is not None:
@@ -169,7 +174,7 @@ def threat(facts: ThreatFacts) -> str:
 
 
 def _change(allowed: PerturbationFacts) -> str:
-    sides = {side: allowed.options.get(side, "?") for side in ("height", "width")}
+    sides = {side: allowed.options.get(side, "?") for side in ("height", "width", "kernel")}
     radius = "any number" if allowed.radius is None else number(allowed.radius)
     # Only our own words are templates: a stranger's would reach into the values.
     words = (

@@ -1,1 +1,25 @@
 """Data that is published so that nobody can train on it, and the audit of such data."""
+
+from typing import TYPE_CHECKING
+
+from robustkit.lazy import exports
+
+# A public name is written twice: below for type checkers (`from x import Name as Name`), and in
+# the table for Python, which imports it on first use.
+if TYPE_CHECKING:
+    from robustkit.unlearnable.convolution import ConvolutionUnlearnable as ConvolutionUnlearnable
+    from robustkit.unlearnable.filters import class_filters as class_filters
+    from robustkit.unlearnable.filters import filtered as filtered
+    from robustkit.unlearnable.keys import Key as Key
+    from robustkit.unlearnable.share import stratified as stratified
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "ConvolutionUnlearnable": "convolution",
+            "class_filters": "filters",
+            "filtered": "filters",
+            "Key": "keys",
+            "stratified": "share",
+        },
+    )
