@@ -172,6 +172,22 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         subset._rows = self._rows[positions]
         return subset
 
+    def relabelled(self, labels: Tensor) -> "LabelledImages":
+        """The same images with other labels, of the same classes.
+
+        Args:
+            labels: (N,) integers.
+
+        Raises:
+            ShapeMismatch: Their number or type does not belong to the images.
+            BadInput: A label is out of range.
+        """
+        checked = checked_labels(labels, len(self), self.spec)
+        checked_names(checked, self.class_names, self.spec)
+        same = self.take(slice(None))
+        same.labels = checked
+        return same
+
     def first(self, n: int) -> "LabelledImages":
         """The first n images in stored order.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustkit.data import LabelledImages
 from robustkit.data.computing import as_bytes, computed
 from robustkit.randomness import Streams
-from robustkit.training import Snapshot, Trainer
+from robustkit.training import Trainer
 from robustkit.training.describing import describe, identity
 from robustkit.training.mixing import Pool
 from robustkit.unlearnable.choosing import halves
@@ -160,9 +160,7 @@ class Audit:
         names = [name for name, _ in network.named_parameters()]
         return {
             "format": _FORMAT,
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("robustkit", "torch")
-            },
+            "versions": {name: importlib.metadata.version(name) for name in ("robustkit", "torch")},
             "learner": describe(learner),
             "originals": _content(lesson.originals),
             "tests": {name: _content(images) for name, images in tests.items()},
@@ -235,18 +233,14 @@ def courses(
         )
         found.append(Course(learner=name, on=CLEAN, data=clean, originals=clean))
     if material.universal is not None:
-        found.append(
-            Course(learner=PLAIN, on=UNIVERSAL, data=material.universal, originals=clean)
-        )
+        found.append(Course(learner=PLAIN, on=UNIVERSAL, data=material.universal, originals=clean))
     for share in shares:
         mask = _published_part(published, share, seed)
         mixed = in_part(published, clean, mask)
         found.append(Course(learner=PLAIN, on=mixed_words(share), data=mixed, originals=clean))
         if not bool(mask.all()):
             alone = clean.take(~mask)
-            found.append(
-                Course(learner=PLAIN, on=alone_words(share), data=alone, originals=alone)
-            )
+            found.append(Course(learner=PLAIN, on=alone_words(share), data=alone, originals=alone))
     return found
 
 

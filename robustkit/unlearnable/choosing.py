@@ -57,7 +57,8 @@ def choose(right: Mapping[str, Sequence[Bits]], choosing: Bits) -> Choice:
 
 def mean(trainings: Sequence[Bits]) -> Parts:
     """(N,): in which share of several trainings each image is right."""
-    return np.mean(np.stack(trainings), axis=0, dtype=np.float64)
+    shares: Parts = np.stack(trainings).mean(axis=0, dtype=np.float64)
+    return shares
 
 
 def accuracy(shares: Parts) -> Interval:
