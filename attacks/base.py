@@ -124,6 +124,8 @@ class PoisoningAttack(ABC):
         """The reason why this attack does not fit the threat model; None if it does."""
         if threat.stage is not Stage.TRAINING:
             return f"it acts at training, the threat at {threat.stage.value}"
+        if threat.budget.poison_rate is None:
+            return "it changes training data, the threat has no poison_rate"
         return _misfit(self.norms, self.goals, threat)
 
     def check(self, threat: ThreatModel) -> None:
@@ -145,7 +147,7 @@ class PoisoningAttack(ABC):
             data: The clean training data; not modified.
             threat: What may be changed, how much of the data, and what for.
             trainer: Who trains what the attack must train; some attacks train nothing.
-            streams: One random stream per example.
+            streams: One random stream per example; what computes works where their ids lie.
 
         Raises:
             DoesNotFit: The threat model is none that it works under.

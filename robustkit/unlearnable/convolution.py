@@ -80,14 +80,6 @@ class ConvolutionUnlearnable(PoisoningAttack):
         if self.legacy_seed is not None and not 0 <= self.legacy_seed < 2**32:
             raise BadInput(f"The legacy seed is {self.legacy_seed}; it must lie in [0, 2**32).")
 
-    def why_not(self, threat: ThreatModel) -> str | None:
-        """The reason why this attack does not fit the threat model; None if it does."""
-        # Not super(): a dataclass with slots is another class than the one written here.
-        reason = PoisoningAttack.why_not(self, threat)
-        if reason is None and threat.budget.poison_rate is None:
-            return "it changes training data, the threat has no poison_rate"
-        return reason
-
     def run(
         self,
         data: LabelledImages,
