@@ -12,6 +12,7 @@ from torch import nn
 
 from robustkit import models
 from robustkit.data import LabelledImages
+from robustkit.data.computing import as_bytes, computed
 from robustkit.errors import BadInput
 from robustkit.evaluation.conditions import resumable
 from robustkit.evaluation.locks import lock
@@ -30,7 +31,7 @@ from robustkit.report import (
     write_html,
 )
 from robustkit.report.evasion import Skipped
-from robustkit.report.unlearnable import Publication
+from robustkit.report.unlearnable import Distortion, Publication
 from robustkit.threat_models import ThreatModel, load
 from robustkit.training import SGD, OneCycle, Trainer
 from robustkit.training.describing import describe
@@ -41,7 +42,7 @@ from robustkit.unlearnable.examining import Progress, Silent
 from robustkit.unlearnable.keyed import Publisher, with_key
 from robustkit.unlearnable.learners import BATTERY, Learner, build
 from robustkit.unlearnable.outcomes import Kept
-from robustkit.unlearnable.summary import Summary, summary
+from robustkit.unlearnable.summary import summary
 
 # For small images on a CPU; the gradient's length as CUDA's authors bound it.
 TRAINER = Trainer(epochs=10, optimizer=SGD(lr=0.1, nesterov=True), schedule=OneCycle(), clip=5.0)
@@ -298,6 +299,15 @@ def _folder(out: Path | None, identity: Mapping[str, Any], *, resume: bool) -> I
         yield
 
 
+def _distortion(material: Material) -> Distortion:
+    """How much the published images differ; rounding the originals to bytes is no difference."""
+    originals, published = (
+        computed(images, lambda stored, _: as_bytes(stored), spec=images.spec)
+        for images in (material.originals, material.published)
+    )
+    return distortion(originals, published, torch.ones(len(published), dtype=torch.bool))
+
+
 def _report(
     audit: Audit,
     material: Material,
@@ -309,7 +319,8 @@ def _report(
     command: str | None,
 ) -> UnlearnableReport:
     found = summary(findings, audit.learners, material.test.classes)
-    change, changed = distortion(material.originals, material.published)
+    change = _distortion(material)
+    changed = change.n / len(material.published)
     scored = found.choice.scored
     network = audit.network(audit.seed)
     with audit.trainer.runtime.open() as session:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from robustkit.report.parts import ThreatFacts as ThreatFacts
     from robustkit.report.parts import read_about as read_about
     from robustkit.report.pictures import Picture as Picture
+    from robustkit.report.unlearnable import UnlearnableReport as UnlearnableReport
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -81,6 +82,7 @@ else:
             "ThreatFacts": "parts",
             "read_about": "parts",
             "Picture": "pictures",
+            "UnlearnableReport": "unlearnable",
             "Report": "base",
             "read": "base",
             "schema": "base",

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.report.base import Report
@@ -10,6 +12,9 @@ from robustkit.report.codec import Amount, Count, Part, Share, Within
 from robustkit.report.evasion import Skipped
 from robustkit.report.parts import DataFacts
 from robustkit.statistics import Interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Difference = Annotated[Interval, Within(-1, 1)]
 
@@ -34,21 +39,48 @@ class Publication:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Distortion:
-    """How far the published images are from their originals, as means over the images.
+class Spread:
+    """How a measure is spread over images; quantiles are interpolated.
 
     Attributes:
-        psnr: Peak signal-to-noise ratio in decibels, over the images that were changed; None where
-            none was.
-        ssim: Structural similarity, 1 for the same image.
-        linf: Largest change of a value, in [0, 1].
-        l2: Euclidean length of the change.
+        mean: Their mean.
+        q05: 5 % lie below.
+        median: Half lie below.
+        q95: 95 % lie below.
     """
 
-    psnr: float | None
-    ssim: Annotated[float, Within(-1, 1)]
-    linf: Part
-    l2: Amount
+    mean: float
+    q05: float
+    median: float
+    q95: float
+
+    @classmethod
+    def of(cls, values: "Tensor") -> "Spread":
+        """Args: (N,) values, at least one."""
+        array = values.double().numpy()
+        low, middle, high = np.quantile(array, (0.05, 0.5, 0.95)).tolist()
+        return cls(mean=float(array.mean()), q05=low, median=middle, q95=high)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distortion:
+    """How much changed images differ from their originals, on images in [0, 1].
+
+    None of these is a statement about what people see.
+
+    Attributes:
+        n: Images that differ at all; the spreads are theirs.
+        identical: Images that were to be changed and came out as they were, such as black ones.
+        psnr: Peak signal-to-noise ratio, in decibels; None where no image differs.
+        ssim: Structural similarity, at most 1; None where no image differs.
+        linf: Largest difference of a value; None where no image differs.
+    """
+
+    n: Count
+    identical: Count
+    psnr: Spread | None
+    ssim: Spread | None
+    linf: Spread | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

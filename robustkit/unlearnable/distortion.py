@@ -1,64 +1,16 @@
 """How much published images differ from their originals."""
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, ShapeMismatch
-from robustkit.report.codec import Count
+from robustkit.report.unlearnable import Distortion, Spread
 
 WINDOW = 7
 _K1, _K2 = 0.01, 0.03
 _WIDTH = 256
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spread:
-    """How a measure is spread over images; quantiles are interpolated.
-
-    Attributes:
-        mean: Their mean.
-        q05: 5 % lie below.
-        median: Half lie below.
-        q95: 95 % lie below.
-    """
-
-    mean: float
-    q05: float
-    median: float
-    q95: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> "Spread":
-        """Args: (N,) values, at least one."""
-        array = values.double().numpy()
-        low, middle, high = np.quantile(array, (0.05, 0.5, 0.95)).tolist()
-        return cls(mean=float(array.mean()), q05=low, median=middle, q95=high)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Distortion:
-    """How much changed images differ from their originals, on images in [0, 1].
-
-    None of these is a statement about what people see.
-
-    Attributes:
-        n: Images that differ at all; the spreads are theirs.
-        identical: Images that were to be changed and came out as they were, such as black ones.
-        psnr: Peak signal-to-noise ratio, in decibels; None where no image differs.
-        ssim: Structural similarity, at most 1; None where no image differs.
-        linf: Largest difference of a value; None where no image differs.
-    """
-
-    n: Count
-    identical: Count
-    psnr: Spread | None
-    ssim: Spread | None
-    linf: Spread | None
 
 
 def distortion(
