@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.conditions import resumable
 from robustkit.evaluation.locks import lock
 from robustkit.evaluation.records import Records, held_already, writing
+from robustkit.evaluation.subjects import named
 from robustkit.evaluation.unlearnable_flags import controls, flags
 from robustkit.files import write_atomically
 from robustkit.report import (
@@ -48,6 +49,8 @@ from robustkit.unlearnable.summary import summary
 TRAINER = Trainer(epochs=10, optimizer=SGD(lr=0.1, nesterov=True), schedule=OneCycle(), clip=5.0)
 METRIC = "best_learner_accuracy"
 
+Network = Callable[[int], nn.Module]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
@@ -72,7 +75,7 @@ def evaluate_unlearnable(
     originals: LabelledImages,
     test: LabelledImages,
     *,
-    model: str = "cnn",
+    model: str | Network = "cnn",
     arguments: Mapping[str, Any] | None = None,
     learners: Sequence[str] | Mapping[str, Learner] | None = None,
     origin: Origin | None = None,
@@ -97,8 +100,8 @@ def evaluate_unlearnable(
         published: The training images as they were published.
         originals: What they were made from: the same ids, in any order, and possibly more.
         test: Clean test images.
-        model: The learners' architecture.
-        arguments: Of the architecture, such as `width`.
+        model: The learners' architecture, or what makes a new network from a seed.
+        arguments: Of the architecture, such as `mean` and `std`.
         learners: Words or learners by name; by default `BATTERY`. Plain training is added.
         origin: How the published set came about.
         trainer: How all learners train, but for what is their own.
@@ -142,11 +145,18 @@ def evaluate_unlearnable(
         kept=Kept(out),
         progress=progress or Silent(),
     )
-    with _folder(out, _identity(audit, material, model, arguments or {}), resume=resume):
+    with _folder(out, _identity(audit, material), resume=resume):
         with resumable(kept=out is not None):
             findings = audit.run(material)
         report = _report(
-            audit, material, findings, origin, model, tuple(skipped), about or About(), command
+            audit,
+            material,
+            findings,
+            origin,
+            named(audit.network(seed), model if isinstance(model, str) else None),
+            tuple(skipped),
+            about or About(),
+            command,
         )
         if out is not None:
             write_html(report, out / "report.html")
@@ -222,31 +232,20 @@ def _learners(
     return {name: one for name, one in wanted.items() if reasons[name] is None}, left
 
 
-@dataclass(frozen=True)
-class _Networks:
-    """Makes networks of one architecture, each from a seed."""
-
-    spec: str
-    arguments: Mapping[str, Any]
-    data: LabelledImages
-
-    def __call__(self, seed: int) -> nn.Module:
-        return prepare(self.spec, self.arguments, self.data, seed=seed)[0]
-
-
-def _networks(spec: str, arguments: Mapping[str, Any], data: LabelledImages) -> _Networks:
-    if not models.needs_weights(spec):
+def _networks(model: str | Network, arguments: Mapping[str, Any], data: LabelledImages) -> Network:
+    """What makes a new network from a seed."""
+    if not isinstance(model, str):
+        return model
+    if not models.needs_weights(model):
         raise BadInput(
-            f"{spec!r} has learnt already, and the learners of an audit begin anew. Give an "
+            f"{model!r} has learnt already, and the learners of an audit begin anew. Give an "
             "architecture such as cnn or resnet-18; a trained model is a learner's features: "
             "--learners pretrained-features:DIR."
         )
-    return _Networks(spec, arguments, data)
+    return lambda seed: prepare(model, arguments, data, seed=seed)[0]
 
 
-def _identity(
-    audit: Audit, material: Material, model: str, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
+def _identity(audit: Audit, material: Material) -> dict[str, Any]:
     """What makes two audits the same audit."""
     trainer = {
         key: value
@@ -260,7 +259,7 @@ def _identity(
         "test images": material.test.sha256,
         "key": [images.sha256 for images in material.keyed.values()],
         "learners": {name: describe(learner) for name, learner in audit.learners.items()},
-        "model": {"spec": model, "arguments": dict(arguments)},
+        "model": models.fingerprint(audit.network(audit.seed)),
         "training": {**trainer, "dtype": audit.trainer.runtime.dtype},
         "fractions": list(audit.shares),
         "seed": audit.seed,

@@ -10,9 +10,11 @@ from rich.text import Text
 
 from robustkit.report import words
 from robustkit.report.base import Report
+from robustkit.report.battery import show_battery
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
 from robustkit.report.grid import show_grid
+from robustkit.report.unlearnable import UnlearnableReport
 
 _STYLES = {"info": "cyan", "warn": "yellow", "void": "bold red", "unlisted": "magenta"}
 
@@ -47,6 +49,8 @@ def show(report: Report, console: Console) -> None:
         _skipped(report, console, safe)
     if isinstance(report, CorruptionsReport):
         show_grid(report, console, safe)
+    if isinstance(report, UnlearnableReport):
+        show_battery(report, console, safe)
     _controls(report, console, safe)
     _flags(report, console, safe)
     _cost(report, console)

@@ -14,11 +14,13 @@ from robustkit.errors import BadInput
 from robustkit.files import write_atomically
 from robustkit.report import scales, words
 from robustkit.report.base import Report
+from robustkit.report.battery import bars, explained, facts, points
 from robustkit.report.charts import charts
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
 from robustkit.report.grid import Corrupted, heat_map, shown
 from robustkit.report.pictures import Picture, data_uri, difference
+from robustkit.report.unlearnable import UnlearnableReport
 
 MOST_PICTURES = 20
 
@@ -79,7 +81,7 @@ def render(
     Raises:
         BadInput: A picture's two images have different shapes, or are no (C, H, W).
     """
-    style = _resource("page.css.jinja") + _resource("curves.css.jinja")
+    style = "".join(_resource(f"{part}.css.jinja") for part in ("page", "curves", "battery"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # `finalize` sees every value before it is escaped.
     environment = Environment(
@@ -94,6 +96,7 @@ def render(
     return environment.from_string(_resource("page.html.jinja")).render(
         report=report,
         evasion=evasion,
+        subject=words.subject(report),
         section=_section(environment, report, corrupted),
         style=Markup(style),
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
@@ -110,11 +113,23 @@ def render(
 
 def _section(environment: Environment, report: Report, corrupted: Sequence[Corrupted]) -> Markup:
     """What the page of one scenario has and those of others have not."""
-    if not isinstance(report, CorruptionsReport):
-        return Markup()
-    template = environment.from_string(_resource("grid.html.jinja"))
-    # The template has escaped every value.
-    return Markup(template.render(report=report, map=heat_map(report), images=shown(corrupted)))
+    # The templates escape every value.
+    if isinstance(report, CorruptionsReport):
+        template = environment.from_string(_resource("grid.html.jinja"))
+        return Markup(template.render(report=report, map=heat_map(report), images=shown(corrupted)))
+    if isinstance(report, UnlearnableReport):
+        template = environment.from_string(_resource("battery.html.jinja"))
+        return Markup(
+            template.render(
+                report=report,
+                bars=bars(report),
+                explained=explained(report),
+                facts=facts(report),
+                points=points,
+                words=words,
+            )
+        )
+    return Markup()
 
 
 def write_html(

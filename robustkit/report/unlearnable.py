@@ -151,7 +151,8 @@ class PartialRow:
     Attributes:
         published: Share of the images that are; the others are clean.
         mixed: Accuracy of who trains on all of them.
-        alone: Accuracy of who trains on the clean ones alone; None where there are none.
+        alone: Accuracy of who trains on the clean ones alone, in as many steps; None where there
+            are none.
         difference: `mixed` less `alone`, paired over the images; None likewise. Above zero the
             published images have helped whoever trains.
     """
@@ -200,8 +201,12 @@ class UnlearnableReport(Report):
                 f"learners were chosen on {self.best.n} images and scored on {self.verdict.n}; "
                 f"together that must be the {self.data.n} of the data"
             )
-        if self.best.learner not in {row.name for row in self.learners}:
-            raise BadInput(f"the best learner, {self.best.learner!r}, is none of the learners")
+        names = [row.name for row in self.learners]
+        if len(set(names)) < len(names) or not {"erm", self.best.learner} <= set(names):
+            raise BadInput(
+                f"the learners are {', '.join(names)}; each must have a name of its own, and erm "
+                f"and the best one, {self.best.learner!r}, must be among them"
+            )
         for row in self.learners:
             if not len(row.seeds) == len(row.best_epochs) == self.seeds:
                 raise BadInput(f"{row.name!r} has figures of another number of seeds")

@@ -9,11 +9,16 @@ from robustkit.report.base import Report
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import AttackRow, Curves, EvasionReport, QueriesPoint, Skipped
 from robustkit.report.parts import PerturbationFacts, ThreatFacts
+from robustkit.report.unlearnable import UnlearnableReport
 
 METRICS = {
     "robust_accuracy": "Robust accuracy",
     "clean_accuracy": "Clean accuracy",
     "mean_accuracy": "Mean accuracy under corruption",
+    "best_learner_accuracy": "Clean accuracy of the best learner",
+    "best_reference": "The same learner on the originals",
+    "plain_training": "Plain training (erm)",
+    "plain_reference": "Plain training on the originals",
     "direct": "Under attacks on the model itself",
     "surrogate": "Under attacks through stand-ins",
     "majority": "Right on most draws",
@@ -157,6 +162,13 @@ def adversary(report: Report) -> str:
     return threat(report.threat)
 
 
+def subject(report: Report) -> str:
+    """What a report is about: a model, or a published set."""
+    if isinstance(report, UnlearnableReport):
+        return report.publication.data.spec
+    return report.model.spec
+
+
 def threat(facts: ThreatFacts) -> str:
     """The adversary in a few sentences."""
     sees = _ACCESS.get(facts.access, f"Access: {facts.access}.")
@@ -192,6 +204,10 @@ def shares(report: Report) -> list[tuple[str, float, float, float]]:
     found = {}
     if isinstance(report, EvasionReport | CorruptionsReport):
         found["clean_accuracy"] = report.clean_accuracy
+    if isinstance(report, UnlearnableReport):
+        (plain,) = (row for row in report.learners if row.name == "erm")
+        found["best_reference"] = report.best.reference
+        found["plain_training"], found["plain_reference"] = plain.last, plain.reference
     if isinstance(report, EvasionReport) and report.accuracies.surrogate is not None:
         found["direct"] = report.accuracies.direct
         found["surrogate"] = report.accuracies.surrogate

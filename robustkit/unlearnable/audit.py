@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustkit.data import LabelledImages
 from robustkit.data.computing import as_bytes, computed
 from robustkit.randomness import Streams
-from robustkit.training import Trainer
+from robustkit.training import Step, Trainer
 from robustkit.training.describing import describe, identity
 from robustkit.training.mixing import Pool
 from robustkit.unlearnable.choosing import halves
@@ -60,6 +60,8 @@ class Course:
         data: The same in images.
         originals: What they were made from.
         keyed: Whether tests under the key are of interest.
+        longer: How many times as many epochs, where the data is so much smaller than that with
+            which it is compared: both take as many steps.
     """
 
     learner: str
@@ -67,6 +69,7 @@ class Course:
     data: LabelledImages
     originals: LabelledImages
     keyed: bool = False
+    longer: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ class Audit:
             data=course.data,
             originals=course.originals,
             network=lambda: self.network(seed),
-            trainer=dataclasses.replace(self.trainer, seed=seed),
+            trainer=dataclasses.replace(_stretched(self.trainer, course.longer), seed=seed),
         )
         tests = {ON_CLEAN: material.test, **(material.keyed if course.keyed else {})}
         network = learner.network(lesson)
@@ -236,12 +239,31 @@ def courses(
         found.append(Course(learner=PLAIN, on=UNIVERSAL, data=material.universal, originals=clean))
     for share in shares:
         mask = _published_part(published, share, seed)
-        mixed = in_part(published, clean, mask)
+        if bool(mask.all()):
+            continue  # all of it has been trained on already
+        mixed, alone = in_part(published, clean, mask), clean.take(~mask)
         found.append(Course(learner=PLAIN, on=mixed_words(share), data=mixed, originals=clean))
-        if not bool(mask.all()):
-            alone = clean.take(~mask)
-            found.append(Course(learner=PLAIN, on=alone_words(share), data=alone, originals=alone))
+        found.append(
+            Course(
+                learner=PLAIN,
+                on=alone_words(share),
+                data=alone,
+                originals=alone,
+                longer=len(published) / len(alone),
+            )
+        )
     return found
+
+
+def _stretched(trainer: Trainer, factor: float) -> Trainer:
+    """The same training over more epochs, its schedule with it."""
+    if factor == 1:
+        return trainer
+    schedule = trainer.schedule
+    if isinstance(schedule, Step):
+        milestones = tuple(round(factor * epoch) for epoch in schedule.milestones)
+        schedule = dataclasses.replace(schedule, milestones=milestones)
+    return dataclasses.replace(trainer, epochs=round(factor * trainer.epochs), schedule=schedule)
 
 
 def mixed_words(share: float) -> str:

@@ -102,8 +102,9 @@ def _row(name: str, learner: Learner, findings: Findings, classes: int) -> Learn
 
 
 def _partial(share: float, findings: Findings) -> PartialRow:
-    mixed = _of(findings.outcomes[PLAIN, mixed_words(share)], ON_CLEAN)
     rest = findings.outcomes.get((PLAIN, alone_words(share)))
+    on = PUBLISHED if rest is None else mixed_words(share)
+    mixed = _of(findings.outcomes[PLAIN, on], ON_CLEAN)
     alone = None if rest is None else _of(rest, ON_CLEAN)
     return PartialRow(
         published=share,
