@@ -62,6 +62,7 @@ class ConvolutionUnlearnable(PoisoningAttack):
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"convolution"})
+    trains: ClassVar[bool] = False
 
     key: Key | None = None
     p_b: float = 0.3

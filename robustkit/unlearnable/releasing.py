@@ -41,7 +41,7 @@ class Release:
         seed: Of what is no secret.
         source: What `clean` is.
         clean: The training images.
-        training: The settings of the trainer, for methods that train a model.
+        training: The settings of the trainer, of which methods that train no model take no notice.
 
     Raises:
         DoesNotFit: The method does not work under the threat model.
@@ -141,7 +141,11 @@ class Release:
             "options": describe(self.method),
             "threat": ThreatFacts.of(self.threat),
             "seed": self.seed,
-            "training": dict(self.training),
+            "training": {
+                name: value
+                for name, value in self.training.items()
+                if name != "runtime" and self.method.trains
+            },
             "clean": self.source,
         }
 
@@ -190,12 +194,3 @@ def source_of(spec: str, whole: LabelledImages, used: LabelledImages, *, size: i
         size: The side that images of mixed sizes were brought to.
     """
     return Source(spec=spec, n=len(used), whole=len(whole), size=size, sha256=used.sha256)
-
-
-def separate_test(whole: LabelledImages, test: LabelledImages) -> LabelledImages | None:
-    """The test images, unless they are the training images themselves.
-
-    A set without parts of its own is given whole for any split; to publish it as a test set would
-    publish all originals.
-    """
-    return None if test.sha256 == whole.sha256 else test
