@@ -10,7 +10,8 @@ from robustkit.report.unlearnable import Distortion, Spread
 
 WINDOW = 7
 _K1, _K2 = 0.01, 0.03
-_WIDTH = 256
+# Values of images that are compared together.
+_VALUES = 2**20
 
 
 def distortion(
@@ -35,7 +36,8 @@ def distortion(
         raise ShapeMismatch(f"{clean!r} and {published!r} do not have the same number and shape.")
     parts: list[Tensor] = []
     identical = 0
-    for rows in changed.nonzero()[:, 0].split(_WIDTH):
+    step = max(1, _VALUES // torch.Size(clean.shape).numel())
+    for rows in torch.split(changed.nonzero()[:, 0], step):
         pair = (clean.inputs(rows).to(device), published.inputs(rows).to(device))
         differ = (pair[0] != pair[1]).flatten(1).any(1)
         identical += int((~differ).sum())
