@@ -83,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(given: Sequence[str]) -> str:
     """What becomes of a run that was stopped; empty for a command that leaves nothing behind."""
-    if "evaluate" not in given:
+    if not {"evaluate", "audit"} & set(given):
         return ""
     if not any(word == "--out" or word.startswith("--out=") for word in given):
         return "Nothing was kept; add --out DIR to be able to resume a run."

@@ -2,6 +2,7 @@
 
 import click
 
+from robustkit.cli.unlearn_audit import audit
 from robustkit.cli.unlearn_make import make
 
 
@@ -10,4 +11,5 @@ def unlearn() -> None:
     """Publish data so that nobody learns much from it, and find out whether that works."""
 
 
+unlearn.add_command(audit)
 unlearn.add_command(make)

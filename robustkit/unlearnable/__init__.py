@@ -7,10 +7,10 @@ from robustkit.lazy import exports
 # A public name is written twice: below for type checkers (`from x import Name as Name`), and in
 # the table for Python, which imports it on first use.
 if TYPE_CHECKING:
+    from robustkit.report.unlearnable import Distortion as Distortion
     from robustkit.unlearnable.building import build as build
     from robustkit.unlearnable.building import preset as preset
     from robustkit.unlearnable.convolution import ConvolutionUnlearnable as ConvolutionUnlearnable
-    from robustkit.unlearnable.distortion import Distortion as Distortion
     from robustkit.unlearnable.filters import class_filters as class_filters
     from robustkit.unlearnable.filters import filtered as filtered
     from robustkit.unlearnable.keys import Key as Key

@@ -20,6 +20,7 @@ from robustkit.data.reading import reading
 from robustkit.errors import BadInput, CorruptFile
 from robustkit.report.codec import Count, decode, encode, parse
 from robustkit.report.parts import PerturbationFacts, ThreatFacts
+from robustkit.report.unlearnable import Distortion
 from robustkit.threat_models import (
     Access,
     Availability,
@@ -31,7 +32,6 @@ from robustkit.threat_models import (
     ThreatModel,
 )
 from robustkit.unlearnable.building import build
-from robustkit.unlearnable.distortion import Distortion
 from robustkit.unlearnable.keys import Key
 
 NAME = "unlearnable.json"
