@@ -342,6 +342,14 @@ _RECIPES = (
         "cifar10-preact-resnet18-fast",
         "PreAct ResNet-18 on CIFAR-10, one-step training in 15 epochs: minutes on a GPU",
     ),
+    (
+        "cifar10-resnet18-unlearnable",
+        "ResNet-18 on CIFAR-10, plain training as for unlearnable data (CUDA): a GPU",
+    ),
+    (
+        "cifar100-resnet18-unlearnable",
+        "ResNet-18 on CIFAR-100, plain training as for unlearnable data (CUDA): a GPU",
+    ),
 )
 
 BUILTIN: tuple[Entry, ...] = (
