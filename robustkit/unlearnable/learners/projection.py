@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustkit.models.layers import seeded
 from robustkit.randomness import Streams
 from robustkit.training import SGD, Augmentation, CutMix, Step, Trainer
 from robustkit.training.history import Silent
@@ -115,7 +116,8 @@ class OrthogonalProjection(Learner):
 def linear_directions(lesson: Lesson) -> Tensor:
     """(K, C * H * W) orthonormal: the directions by which a linear model tells the classes."""
     size = math.prod(lesson.data.shape)
-    linear = nn.Linear(size, lesson.data.classes, bias=False)
+    with seeded(0):  # drawn and thrown away
+        linear = nn.Linear(size, lesson.data.classes, bias=False)
     nn.init.zeros_(linear.weight)
     _linear_trainer(lesson.trainer).fit(nn.Sequential(nn.Flatten(), linear), lesson.data)
     directions: Tensor = torch.linalg.qr(linear.weight.detach().cpu().T).Q.T.contiguous()
