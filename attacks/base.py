@@ -124,6 +124,8 @@ class PoisoningAttack(ABC):
         """The reason why this attack does not fit the threat model; None if it does."""
         if threat.stage is not Stage.TRAINING:
             return f"it acts at training, the threat at {threat.stage.value}"
+        if threat.budget.poison_rate is None:
+            return "it changes training data, the threat has no poison_rate"
         return _misfit(self.norms, self.goals, threat)
 
     def check(self, threat: ThreatModel) -> None:
