@@ -260,6 +260,18 @@ _DEFENSES = (
 
 _UNLEARNABLE: tuple[tuple[str, str, str], ...] = (
     ("cuda", "convolution:ConvolutionUnlearnable", "a secret filter per class (CUDA)"),
+    ("lsp", "lsp:LSP", "blocks whose values a linear classifier tells apart; trains nothing"),
+    ("ar", "ar:AR", "autoregressive noise, a process per class; trains nothing"),
+    ("em", "em:EM", "noise per image that leaves a model nothing to learn"),
+    ("em-class-wise", "em:EMClassWise", "as em, one pattern for all images of a class"),
+    ("tap", "tap:TAP", "adversarial examples that show a clean model the next class"),
+    ("rem", "rem:REM", "as em, against learners that train adversarially"),
+    ("universal-blur", "blur:UniversalBlur", "a control: cuda with one filter for all classes"),
+    (
+        "uniform-noise",
+        "noise:UniformNoise",
+        "a control: noise as long as any other's, for no class",
+    ),
 )
 
 _LEARNERS = (

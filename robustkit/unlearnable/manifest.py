@@ -31,7 +31,7 @@ from robustkit.threat_models import (
     Stage,
     ThreatModel,
 )
-from robustkit.unlearnable.building import build
+from robustkit.unlearnable.building import build, describe
 from robustkit.unlearnable.keys import Key
 
 NAME = "unlearnable.json"
@@ -129,11 +129,18 @@ class Manifest:
             key: The one it was made with.
 
         Raises:
-            BadInput: It is another key.
+            BadInput: It is another key, or the method had options that no command line can give.
         """
         self.check_key(key)
-        table = {name: value for name, value in self.options.items() if value is not None}
-        return build(self.method, table, key=key)
+        words = (bool, int, float, str)
+        table = {name: value for name, value in self.options.items() if isinstance(value, words)}
+        method = build(self.method, table, key=key)
+        if encode(describe(method)) != dict(self.options):
+            raise BadInput(
+                f"The options of {self.method!r} in {NAME} are not all numbers and words: build "
+                "the method in Python."
+            )
+        return method
 
     def threat_model(self) -> ThreatModel:
         """What it was allowed to change.

@@ -1,0 +1,157 @@
+"""Autoregressive noise: each pixel a fixed mixture of its neighbours."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustkit.data import LabelledImages
+from robustkit.errors import BadInput
+from robustkit.randomness import Streams
+from robustkit.unlearnable.additive import Additive, Pattern, of_classes
+
+# A window of 3 x 3 pixels, row by row, without its last, which is what the others make.
+_WINDOW = 3
+_TAPS = tuple(divmod(place, _WINDOW) for place in range(_WINDOW**2 - 1))
+# Rows and columns in which the random start shows, cut off.
+_MARGIN = 4
+# Coefficients drawn per channel, of which about a fifth makes fields that do not grow.
+_DRAWN = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AR(Additive):
+    """Noise in which a filter of 3 x 3 pixels answers nothing for one class and much for others.
+
+    Each class has a process: 8 coefficients per channel that add up to 1. A field starts at random
+    and is filled row by row, each value the mixture of those above and to the left; then four rows
+    and columns are cut off and the rest is scaled to the radius. It needs neither a model nor the
+    images.
+
+    Published with the l2 radius 1 for images of 32 x 32 x 3, and with 8/255 in linf.
+
+    Attributes:
+        candidates: Processes per class from which those are picked that differ most, at least 64 in
+            all.
+
+    Raises:
+        BadInput: No candidates; on running, fewer stable ones than classes.
+
+    Reference:
+        Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, Jacobs: Autoregressive perturbations
+        for data poisoning. NeurIPS 2022.
+
+    Differs from the reference:
+        Processes are found on running and not read from a table: those whose field does not grow,
+        tested channel by channel, and of these greedily the one whose least answer to and from all
+        that are picked already is largest, where the reference takes the first above a threshold
+        chosen per data set. Fields are filled along diagonals, all images of a batch at once: the
+        same values in about 70 steps in place of 1,156 per image and channel. Any height, width and
+        number of channels. Bytes are rounded towards the clean image.
+    """
+
+    candidates: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what offers no choice."""
+        if self.candidates < 1:
+            raise BadInput(f"AR picks from {self.candidates} candidates per class; give 1 or more.")
+
+    def pattern(self, data: LabelledImages, streams: Streams) -> Pattern:
+        """Fields of each class's process."""
+        processes = self.processes(data, streams)
+        return lambda labels, own: fields(processes[labels], own.fork("field"), data.shape)
+
+    def processes(self, data: LabelledImages, streams: Streams) -> Tensor:
+        """(K, C, 8) float32: the coefficients of each class, in the order of the window.
+
+        Raises:
+            BadInput: Too few of those drawn are stable.
+        """
+        shared = of_classes(data, streams, "autoregressive").take([0])
+        wanted = max(64, self.candidates * data.classes)
+        pool = stable(shared, wanted * data.shape[0], data.shape)
+        pool = pool[: len(pool) // data.shape[0] * data.shape[0]].reshape(
+            -1, data.shape[0], len(_TAPS)
+        )
+        if len(pool) < data.classes:
+            raise BadInput(
+                f"AR found {len(pool)} stable processes for {data.classes} classes. Give more "
+                "candidates."
+            )
+        numbers = torch.arange(len(pool), device=pool.device)
+        own = Streams.of(seed=shared.key, ids=numbers, purpose="trial")
+        return pool[_apart(pool, fields(pool, own, data.shape), data.classes)]
+
+
+def fields(coefficients: Tensor, streams: Streams, shape: tuple[int, int, int]) -> Tensor:
+    """(n, C, H, W) float32: a field of each process from a random start.
+
+    Args:
+        coefficients: (n, C, 8).
+        streams: n of them.
+        shape: (C, H, W).
+    """
+    channels, height, width = shape
+    rows, columns = height + _MARGIN, width + _MARGIN
+    field = streams.normal((channels, rows, columns))
+    flat = field.view(len(field), channels, -1)
+    before = _WINDOW - 1
+    for diagonal in range(2 * before, rows + columns - 1):
+        first = max(before, diagonal - columns + 1)
+        down = torch.arange(first, min(rows - 1, diagonal - before) + 1, device=field.device)
+        places = down * columns + diagonal - down
+        # One product after the other: the same bits however many images share the batch.
+        value = torch.zeros_like(flat[:, :, places])
+        for tap, (y, x) in enumerate(_TAPS):
+            source = places - (before - y) * columns - (before - x)
+            value = value + coefficients[:, :, tap, None] * flat[:, :, source]
+        flat[:, :, places] = value
+    return field[:, :, _MARGIN:, _MARGIN:]
+
+
+def stable(streams: Streams, wanted: int, shape: tuple[int, int, int]) -> Tensor:
+    """(n, 8) float32: at most so many coefficients of one channel whose field does not grow.
+
+    Args:
+        streams: One stream.
+        wanted: How many.
+        shape: (C, H, W) of the images.
+    """
+    drawn = streams.fork("coefficients").normal((_DRAWN * wanted // 8, len(_TAPS)))[0]
+    drawn = drawn / drawn.sum(1, keepdim=True)
+    numbers = torch.arange(len(drawn), device=drawn.device)
+    trials = Streams.of(seed=streams.key, ids=numbers, purpose="growth")
+    field = fields(drawn[:, None], trials, (1, *shape[1:]))
+    # A field that grows beyond float32 is NaN, which fails the comparison.
+    return drawn[field.square().mean((1, 2, 3)) <= 1][:wanted]
+
+
+def filters(coefficients: Tensor) -> Tensor:
+    """(n, C, 3, 3): what answers nothing to the fields of its own process."""
+    closing = torch.full_like(coefficients[:, :, :1], -1)
+    return torch.cat([coefficients, closing], dim=2).reshape(*coefficients.shape[:2], 3, 3)
+
+
+def _apart(pool: Tensor, trials: Tensor, count: int) -> Tensor:
+    """(count,) rows of the pool, each far from all before it.
+
+    Args:
+        pool: (P, C, 8) processes.
+        trials: (P, C, H, W) a field of each.
+        count: How many.
+    """
+    trials = trials / trials.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, 1, 1, 1)
+    lenses = filters(pool)
+    # How little any one that is picked answers to each, or each to it.
+    least = torch.full((len(pool),), torch.inf, device=pool.device)
+    picked = [0]
+    for _ in range(count - 1):
+        last = picked[-1]
+        to_last = F.conv2d(trials, lenses[last : last + 1]).relu().flatten(1).sum(1)
+        from_last = F.conv2d(trials[last : last + 1], lenses).relu()[0].flatten(1).sum(1)
+        least = least.minimum(to_last).minimum(from_last)
+        least[last] = -torch.inf
+        picked.append(int(least.argmax()))
+    return torch.tensor(picked, device=pool.device)
