@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ def write_atomically(
     if isinstance(content, str):
         content = content.encode()
     pieces = (content,) if isinstance(content, bytes) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    temporary = _beside(path)
+    with _telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if mode is not None:
@@ -44,6 +45,42 @@ def write_atomically(
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name beside it; if nothing fails it is renamed.
+
+    Args:
+        path: Where it shall be; nothing is there yet, or an empty folder.
+
+    Yields:
+        Where to write: a folder that is there and empty.
+
+    Raises:
+        BadInput: Writing there is not allowed, or something is there.
+        CannotWrite: The disk is full or failed. As after any other error, nothing is left.
+    """
+    path = path.resolve()
+    temporary = _beside(path)
+    with _telling(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Say in our words what the system says about writing a path."""
+    try:
+        yield
     except RobustkitError:
         # What makes the pieces may fail too, and some of our errors are OSErrors.
         raise

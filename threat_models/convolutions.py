@@ -56,8 +56,8 @@ class Convolutions:
         """Refuse values that mean nothing."""
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise BadInput(
-                f"The kernel is {self.kernel}. It must be an odd number, 1 or larger: only then has "
-                "a filter a centre, and the image keeps its size."
+                f"The kernel is {self.kernel}. It must be an odd number, 1 or larger: a filter "
+                "has a centre, and the image keeps its size."
             )
         if not self.low <= 0 <= self.high or not self.low < self.high:
             raise BadInput(
@@ -123,7 +123,7 @@ class Convolutions:
         """Like `clean`, float64: what the filter of least squares makes of each image."""
         shifted = self._shifted(clean)
         wanted = changed.double().nan_to_num(0, 0, 0).flatten(1)[..., None]
-        normal = torch.linalg.pinv(shifted.mT @ shifted, rtol=_RANK, hermitian=True)
+        normal: Tensor = torch.linalg.pinv(shifted.mT @ shifted, rtol=_RANK, hermitian=True)
         taps = normal @ (shifted.mT @ wanted)
         return (shifted @ taps).reshape(clean.shape)
 

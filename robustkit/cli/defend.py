@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 from rich.markup import escape
 
 from robustkit.cli.defend_crossmax import crossmax
+from robustkit.cli.settings import setting
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -159,14 +159,7 @@ def _method(module: str | None, settings: tuple[str, ...], origin: "Origin") -> 
     from robustkit.training.options import build
 
     table: dict[str, Any] = {"held_out": origin.held_out} if origin.held_out else {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise BadInput(f"--set {text!r} is not understood. Write --set key=value.")
-        try:
-            table[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            table[key.strip()] = value.strip()
+    table |= dict(setting(text, "--set") for text in settings)
     if module is not None:
         table["modules"] = [name.strip() for name in module.split(",")]
     return build(RiFT, table, where="rift")

@@ -71,7 +71,8 @@ def computed(images: LabelledImages, change: Change, *, spec: str) -> LabelledIm
         spec: What the new set is called.
 
     Example:
-        >>> grey = LabelledImages.from_tensors(torch.full((2, 1, 2, 2), 100).byte(), torch.arange(2))
+        >>> bytes_ = torch.full((2, 1, 2, 2), 100).byte()
+        >>> grey = LabelledImages.from_tensors(bytes_, torch.arange(2))
         >>> inverse = computed(grey, lambda stored, rows: 255 - stored, spec="inverse")
         >>> inverse.stored([1]).unique().tolist()
         [155]

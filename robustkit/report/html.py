@@ -79,25 +79,15 @@ def render(
     Raises:
         BadInput: A picture's two images have different shapes, or are no (C, H, W).
     """
-    style = _resource("page.css.jinja") + _resource("curves.css.jinja")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    # `finalize` sees every value before it is escaped.
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters.update(_FILTERS)
+    style = resource("page.css.jinja") + resource("curves.css.jinja")
+    environment = page_environment()
     evasion = isinstance(report, EvasionReport)
-    return environment.from_string(_resource("page.html.jinja")).render(
+    return environment.from_string(resource("page.html.jinja")).render(
         report=report,
         evasion=evasion,
         section=_section(environment, report, corrupted),
         style=Markup(style),
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'",
+        policy=policy(style),
         gauges=_gauges(report),
         outcomes=_outcomes(report) if isinstance(report, EvasionReport) else (),
         curves=_curves(report, environment) if isinstance(report, EvasionReport) else "",
@@ -112,7 +102,7 @@ def _section(environment: Environment, report: Report, corrupted: Sequence[Corru
     """What the page of one scenario has and those of others have not."""
     if not isinstance(report, CorruptionsReport):
         return Markup()
-    template = environment.from_string(_resource("grid.html.jinja"))
+    template = environment.from_string(resource("grid.html.jinja"))
     # The template has escaped every value.
     return Markup(template.render(report=report, map=heat_map(report), images=shown(corrupted)))
 
@@ -138,7 +128,31 @@ def write_html(
     write_atomically(path, render(report, pictures, corrupted))
 
 
-def _resource(name: str) -> str:
+def page_environment() -> Environment:
+    """Renders templates; every value is escaped, whatever it holds."""
+    # `finalize` sees every value before it is escaped.
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters.update(_FILTERS)
+    return environment
+
+
+def policy(style: str) -> str:
+    """What a page may load: its own style sheet and images that it carries, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def resource(name: str) -> str:
+    """A template or style sheet of this package."""
     return files("robustkit.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -191,7 +205,7 @@ def _curves(report: EvasionReport, environment: Environment) -> Markup:
     if not shown:
         return Markup()
     # What a template has rendered is escaped already.
-    template = environment.from_string(_resource("curves.html.jinja"))
+    template = environment.from_string(resource("curves.html.jinja"))
     return Markup(template.render(charts=shown, scales=scales))
 
 

@@ -9,14 +9,19 @@ from robustkit.lazy import exports
 if TYPE_CHECKING:
     from robustkit.unlearnable.ar import AR as AR
     from robustkit.unlearnable.blur import UniversalBlur as UniversalBlur
+    from robustkit.unlearnable.building import build as build
+    from robustkit.unlearnable.building import preset as preset
     from robustkit.unlearnable.convolution import ConvolutionUnlearnable as ConvolutionUnlearnable
+    from robustkit.unlearnable.distortion import Distortion as Distortion
     from robustkit.unlearnable.em import EM as EM
     from robustkit.unlearnable.em import EMClassWise as EMClassWise
     from robustkit.unlearnable.filters import class_filters as class_filters
     from robustkit.unlearnable.filters import filtered as filtered
     from robustkit.unlearnable.keys import Key as Key
     from robustkit.unlearnable.lsp import LSP as LSP
+    from robustkit.unlearnable.manifest import Manifest as Manifest
     from robustkit.unlearnable.noise import UniformNoise as UniformNoise
+    from robustkit.unlearnable.releasing import Release as Release
     from robustkit.unlearnable.rem import REM as REM
     from robustkit.unlearnable.share import stratified as stratified
     from robustkit.unlearnable.tap import TAP as TAP
@@ -25,17 +30,22 @@ else:
         __name__,
         {
             "AR": "ar",
+            "ConvolutionUnlearnable": "convolution",
+            "Distortion": "distortion",
             "EM": "em",
             "EMClassWise": "em",
+            "Key": "keys",
             "LSP": "lsp",
+            "Manifest": "manifest",
             "REM": "rem",
+            "Release": "releasing",
             "TAP": "tap",
             "UniformNoise": "noise",
             "UniversalBlur": "blur",
-            "ConvolutionUnlearnable": "convolution",
+            "build": "building",
             "class_filters": "filters",
             "filtered": "filters",
-            "Key": "keys",
+            "preset": "building",
             "stratified": "share",
         },
     )

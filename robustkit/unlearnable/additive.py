@@ -27,6 +27,7 @@ class Additive(PoisoningAttack):
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2"})
+    trains: ClassVar[bool] = False
 
     @abstractmethod
     def pattern(self, data: LabelledImages, streams: Streams) -> Pattern:

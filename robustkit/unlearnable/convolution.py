@@ -15,7 +15,7 @@ from robustkit.unlearnable.filters import (
     Rounding,
     class_filters,
     filtered,
-    legacy_draws,
+    legacy_filters,
 )
 from robustkit.unlearnable.keys import Key
 from robustkit.unlearnable.share import stratified
@@ -42,8 +42,8 @@ class ConvolutionUnlearnable(PoisoningAttack):
         key: Gives the filters. Needed unless `legacy_seed` is given.
         p_b: The largest tap but for the one that is 1, in [0, 1].
         rounding: `floor`, or `round` to the nearest level.
-        legacy_seed: Replicate the authors' script, filters and choice of images, from its seed of
-            32 bits, which can be guessed: no secret.
+        legacy_seed: Instead of a key, the seed of the authors' script, to replicate its filters.
+            It has 32 bits and can be guessed: no secret.
 
     Raises:
         BadInput: No key, a key and a legacy seed, or values that are not allowed.
@@ -62,6 +62,7 @@ class ConvolutionUnlearnable(PoisoningAttack):
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"convolution"})
+    trains: ClassVar[bool] = False
 
     key: Key | None = None
     p_b: float = 0.3
@@ -71,7 +72,9 @@ class ConvolutionUnlearnable(PoisoningAttack):
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
         if (self.key is None) == (self.legacy_seed is None):
-            raise BadInput("CUDA needs a key, or a legacy_seed to replicate the authors' script.")
+            raise BadInput(
+                "CUDA needs a key, or else the legacy_seed of the authors' script: one of the two."
+            )
         if self.rounding not in get_args(Rounding):
             allowed = ", ".join(get_args(Rounding))
             raise BadInput(f"The rounding is {self.rounding!r}; use one of: {allowed}.")
@@ -79,14 +82,6 @@ class ConvolutionUnlearnable(PoisoningAttack):
             raise BadInput(f"p_b is {self.p_b}; it must lie in [0, 1].")
         if self.legacy_seed is not None and not 0 <= self.legacy_seed < 2**32:
             raise BadInput(f"The legacy seed is {self.legacy_seed}; it must lie in [0, 2**32).")
-
-    def why_not(self, threat: ThreatModel) -> str | None:
-        """The reason why this attack does not fit the threat model; None if it does."""
-        # Not super(): a dataclass with slots is another class than the one written here.
-        reason = PoisoningAttack.why_not(self, threat)
-        if reason is None and threat.budget.poison_rate is None:
-            return "it changes training data, the threat has no poison_rate"
-        return reason
 
     def run(
         self,
@@ -122,12 +117,11 @@ class ConvolutionUnlearnable(PoisoningAttack):
             (classes, kernel, kernel) int64 in units of 2**-24, and (N,) bool, on the CPU.
         """
         size, share = _kernel(threat), threat.budget.poison_rate or 0.0
+        changed = stratified(data.labels, share, streams).cpu()
         if self.legacy_seed is not None:
-            filters, draws = legacy_draws(self.legacy_seed, data.classes, size, self.p_b, len(data))
-            return filters, draws < share
+            return legacy_filters(self.legacy_seed, data.classes, size, self.p_b), changed
         assert self.key is not None  # noqa: S101 - said for the type checker
-        filters = class_filters(self.key, data.classes, size, self.p_b)
-        return filters, stratified(data.labels, share, streams)
+        return class_filters(self.key, data.classes, size, self.p_b), changed
 
 
 def _kernel(threat: ThreatModel) -> int:

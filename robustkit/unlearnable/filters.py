@@ -52,28 +52,22 @@ def class_filters(key: Key, classes: int, size: int, p_b: float) -> Tensor:
     return filters.reshape(classes, size, size)
 
 
-def legacy_draws(
-    seed: int, classes: int, size: int, p_b: float, rows: int
-) -> tuple[Tensor, Tensor]:
-    """The filters and the choice of images that the authors' script draws from a seed of 32 bits.
+def legacy_filters(seed: int, classes: int, size: int, p_b: float) -> Tensor:
+    """The filters that the authors' script draws from a seed of 32 bits, which can be guessed.
 
     Their order: per class (3, 1, size, size) uniform numbers, of which the first size * size count,
-    then row and column of the tap that is 1; then one uniform number per image, which is changed if
-    the number is below the fraction.
+    then row and column of the tap that is 1.
 
     Args:
         seed: Of NumPy's legacy generator, which the script seeds globally.
         classes: How many filters.
         size: Rows and columns of a filter.
         p_b: The largest size of the other taps.
-        rows: How many images.
 
     Returns:
-        The filters as `class_filters` gives them, and (rows,) float64 in [0, 1).
+        As `class_filters`; taps are rounded to the nearest multiple of 2**-24.
     """
     _check(size, p_b)
-    if not 0 <= seed < 2**32:
-        raise BadInput(f"The legacy seed is {seed}; it must lie in [0, 2**32).")
     generator = np.random.RandomState(seed)
     filters = torch.empty(classes, size, size, dtype=torch.int64)
     for label in range(classes):
@@ -81,7 +75,7 @@ def legacy_draws(
         row, column = generator.randint(size), generator.randint(size)
         taps[row, column] = 1
         filters[label] = torch.from_numpy(np.rint(taps * ONE).astype(np.int64))
-    return filters, torch.from_numpy(generator.uniform(size=rows))
+    return filters
 
 
 def filtered(

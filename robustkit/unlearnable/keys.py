@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from torch import Tensor
+
 from robustkit.data.reading import reading
 from robustkit.errors import BadInput, CorruptFile
 from robustkit.files import write_atomically
+from robustkit.randomness import Streams
 
 LEAST_BYTES = 16
 _NEW_BYTES = 32
@@ -126,6 +129,20 @@ class Key:
     def _block(self, name: str, number: int) -> bytes:
         message = f"robustkit unlearnable 1\x1f{name}\x1f{number}".encode()
         return hmac.new(self._secret, message, hashlib.sha256).digest()
+
+
+def streams(key: Key | None, seed: int, ids: Tensor) -> Streams:
+    """The streams of examples, which nobody can draw who has not got the key.
+
+    Their seed has 64 bits, whatever the key has.
+
+    Args:
+        key: Without one the seed is all.
+        seed: Of what is no secret.
+        ids: (N,) int64 example ids, on the device to compute on.
+    """
+    secret = seed if key is None else key.number(f"streams {seed}")
+    return Streams.of(seed=secret, ids=ids, purpose="unlearnable")
 
 
 def below(number: int, end: int) -> int:

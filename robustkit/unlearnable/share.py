@@ -34,8 +34,7 @@ def stratified(labels: Tensor, share: float, streams: Streams) -> Tensor:
         raise BadInput(f"The share of changed examples is {share}; it must lie in [0, 1].")
     if share == 1:
         return torch.ones_like(labels, dtype=torch.bool)
-    present, classes = labels.unique(return_inverse=True)
-    counts = classes.bincount(minlength=len(present))
+    counts = labels.bincount()
     wanted = counts.double() * share
     quota = wanted.floor().long()
     left = round(share * len(labels)) - int(quota.sum())
@@ -43,8 +42,9 @@ def stratified(labels: Tensor, share: float, streams: Streams) -> Tensor:
     # Sorted by class, at random within each: an example's turn is its place in its class.
     random = streams.fork("share").bits(()).to(labels.device)
     order = random.argsort(stable=True)
-    order = order[classes[order].argsort(stable=True)]
+    order = order[labels[order].argsort(stable=True)]
     first = counts.cumsum(0) - counts
     turn = torch.empty_like(order)
-    turn[order] = torch.arange(len(labels), device=labels.device) - first[classes[order]]
-    return turn < quota[classes]
+    turn[order] = torch.arange(len(labels), device=labels.device) - first[labels[order]]
+    chosen: Tensor = turn < quota[labels]
+    return chosen

@@ -1,1 +1,1 @@
-"""Data that is published so that nobody can train on it."""
+"""Tests of unlearnable data."""

@@ -38,8 +38,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "augmentation": AUGMENTATION,
     },
 }
-# Their result follows from what a model has learnt from all images together.
-TRAINING = ("em", "em-class-wise", "tap", "rem")
 # A key is not pickled: it would be written where it does not belong.
 SECRETIVE = ("cuda", "universal-blur")
 NAMES = list(registry.entries("unlearnable"))
@@ -139,7 +137,7 @@ def same_streams_same_result(case: Case) -> None:
 
 def neighbours_do_not_matter(case: Case) -> None:
     """Where nothing is trained an image's change depends on nothing but the image."""
-    if case.name in TRAINING:
+    if case.attack.trains:
         return
     data = images(300, shape=(1, 5, 6))
     together = pixels(published(case, data).data)

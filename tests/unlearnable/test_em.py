@@ -1,6 +1,7 @@
 """EM: what it publishes is learnt already, for the noise and not for the images."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from tests.unlearnable.small import NARROW, SMALL, Watched, accuracy, images, st
 WIDE = threat("linf", perturbation=LpBall(norm="linf", radius=0.15))
 
 
-def watched(**options: object) -> Watched:
-    return Watched(batch_size=32, optimizer=SGD(lr=0.1), seed=1, **options)  # type: ignore[arg-type]
+def watched(**options: Any) -> Watched:  # noqa: ANN401
+    return Watched(batch_size=32, optimizer=SGD(lr=0.1), seed=1, **options)
 
 
 def digits(n: int) -> LabelledImages:
@@ -87,8 +88,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     attack = EM(architecture=SMALL, batches=2, steps=2, stop_error=0.0)
     whole = attack.run(data, WIDE, trainer=watched(epochs=3), streams=streams(data))
 
-    def part(**options: object) -> torch.Tensor:
-        trainer = Trainer(  # type: ignore[arg-type]
+    def part(**options: Any) -> torch.Tensor:  # noqa: ANN401
+        trainer = Trainer(
             epochs=3, batch_size=32, optimizer=SGD(lr=0.1), seed=1, out=tmp_path, **options
         )
         found = attack.run(data, WIDE, trainer=trainer, streams=streams(data))
@@ -109,7 +110,8 @@ def test_the_noise_stands_still_once_the_error_is_reached() -> None:
 def test_values_that_mean_nothing_are_refused() -> None:
     for options in ({"batches": 0}, {"steps": 0}, {"step_size": 0.0}):
         with pytest.raises(BadInput, match="EM takes"):
-            EM(**options)  # type: ignore[arg-type]
-    for options in ({"stop_error": 1.0}, {"share": 0.0}):
-        with pytest.raises(BadInput, match="EMClassWise has the stop error"):
-            EMClassWise(**options)
+            EM(**options)
+    with pytest.raises(BadInput, match="EM has the stop error"):
+        EM(stop_error=1.0)
+    with pytest.raises(BadInput, match="EMClassWise has the stop error"):
+        EMClassWise(share=0.0)

@@ -63,4 +63,4 @@ def test_too_few_blocks_for_the_classes_are_refused() -> None:
 def test_values_that_mean_nothing_are_refused() -> None:
     for options in ({"patch": 0}, {"separation": 0.0}):
         with pytest.raises(BadInput, match="patches"):
-            LSP(**options)  # type: ignore[arg-type]
+            LSP(**options)

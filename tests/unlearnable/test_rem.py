@@ -100,4 +100,4 @@ def test_views_are_drawn_apart_and_can_be_differentiated() -> None:
 def test_values_that_mean_nothing_are_refused() -> None:
     for options in ({"steps": 0}, {"draws": 0}, {"step_size": 0.0}, {"adversary": -1.0}):
         with pytest.raises(BadInput, match="REM takes"):
-            REM(**options)  # type: ignore[arg-type]
+            REM(**options)

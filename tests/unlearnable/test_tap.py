@@ -41,4 +41,4 @@ def test_one_class_has_no_next() -> None:
 def test_values_that_mean_nothing_are_refused() -> None:
     for options in ({"steps": 0}, {"step_size": 0.0}):
         with pytest.raises(BadInput, match="TAP takes"):
-            TAP(**options)  # type: ignore[arg-type]
+            TAP(**options)
