@@ -64,7 +64,7 @@ def test_flat_regions_are_whole_numbers_and_are_not_cut_off() -> None:
     for label in range(50):
         filters = class_filters(KEY, 50, 3, 0.3)[label : label + 1]
         done = filtered(image, torch.tensor([0]), filters)
-        assert done[0, 0, 1:-1, 1:7].unique().tolist() == [100]
+        assert done[0, 0, 1:-1, 1:7].flatten().tolist() == [100] * 42
         assert int(done.max()) == 255
 
 
@@ -179,7 +179,7 @@ def test_filters_are_what_the_paper_says(size: int, p_b: float) -> None:
     ones = (flat == ONE).sum(1)
     assert bool((ones >= 1).all())
     if p_b < 1:
-        assert ones.unique().tolist() == [1]
+        assert ones.tolist() == [1] * 400
     others = flat[flat != ONE].double() / ONE
     assert float(others.max()) < p_b or p_b == 0
     assert abs(float(others.mean()) - p_b / 2) < 0.01 * (p_b + 1e-9)
@@ -209,12 +209,10 @@ def test_the_authors_seed_gives_the_authors_filters() -> None:
     [(2, 0.3, "odd"), (0, 0.3, "odd"), (65, 0.3, "at most 63"), (3, 1.1, "p_b"), (3, -0.1, "p_b")],
 )
 def test_filters_that_mean_nothing_are_refused(size: int, p_b: float, said: str) -> None:
-    for make in (
-        lambda: class_filters(KEY, 2, size, p_b),
-        lambda: legacy_filters(0, 2, size, p_b),
-    ):
-        with pytest.raises(BadInput, match=said):
-            make()
+    with pytest.raises(BadInput, match=said):
+        class_filters(KEY, 2, size, p_b)
+    with pytest.raises(BadInput, match=said):
+        legacy_filters(0, 2, size, p_b)
 
 
 def test_an_unknown_rounding_is_refused() -> None:
