@@ -196,7 +196,7 @@ def test_tests_under_the_key_tell_what_was_learnt() -> None:
 def test_one_change_for_all_tells_nothing() -> None:
     universal = material().universal
     assert universal is not None
-    assert universal.stored(slice(None))[:, 0, :, 0].unique().tolist() == [255]
+    assert bool((universal.stored(slice(None))[:, 0, :, 0] == 255).all())
     assert int(universal.stored(slice(None))[:, 0, :, 1:].max()) <= 50
     assert torch.equal(universal.labels, material().originals.labels)
 
