@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from robustkit.randomness import Streams
 from robustkit.training import Augmentation, CutMix
 from robustkit.unlearnable.learners.coin import Scatter
+from robustkit.unlearnable.learners.key_leak import Deconvolve
 from robustkit.unlearnable.learners.projection import Bend, Project, Sometimes
 from robustkit.unlearnable.learners.rsk_ff import LowPass, Sharpen
 from robustkit.unlearnable.learners.squeezing import Compress, Grey
 from robustkit.unlearnable.learners.ueraser import Clouds, Shuffle
+from tests.accelerator import accelerator
 
 LABELS = torch.arange(12) % 3
 
@@ -159,3 +161,26 @@ def test_sometimes_is_about_half_of_the_batches() -> None:
         _, labels = Sometimes(change=CutMix())(images(), LABELS, classes=3, streams=own)
         mixed.append(labels.ndim == 2)
     assert abs(sum(mixed) - 30) < 3 * math.sqrt(15)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *RANDOM,
+        *FIXED,
+        Project(directions=torch.eye(2, 240)),
+        Deconvolve(
+            filters=torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2)), noise=0.1
+        ),
+    ],
+    ids=lambda change: type(change).__name__,
+)
+def test_nothing_travels_between_a_gpu_and_its_host(change: Augmentation) -> None:
+    expected, _ = change(images(), LABELS, classes=3, streams=streams())
+    with accelerator() as device:
+        ids = (torch.arange(12) + 5).to(device)
+        there = Streams.of(seed=0, ids=ids, purpose="test").fork("epoch 0")
+        found, _ = change(images().to(device), LABELS.to(device), classes=3, streams=there)
+        assert found.device == device
+        back = found.cpu()
+    assert torch.allclose(back, expected, atol=1e-6)
