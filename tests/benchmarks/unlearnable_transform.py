@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def measured() -> list[dict[str, Any]]:
         there = images.to(device), labels.to(device), filters.to(device)
         few = there[0][:FEW], there[1][:FEW], there[2]
         copy = seconds(there[0].clone, device)
-        loop = seconds(lambda few=few: published(*few), device) * IMAGES / FEW
-        ours = seconds(lambda there=there: filtered(*there), device)
+        loop = seconds(partial(published, *few), device) * IMAGES / FEW
+        ours = seconds(partial(filtered, *there), device)
         found = (
             ("one by one, as published", loop, published(*few)),
             ("in batches, exact", ours, filtered(*few).cpu()),
