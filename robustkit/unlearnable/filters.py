@@ -107,59 +107,64 @@ def filtered(
         raise BadInput(
             f"The rounding is {rounding!r}; use one of: {', '.join(get_args(Rounding))}."
         )
-    count, channels, height, width = stored.shape
-    size = filters.shape[-1]
-    sides = height + size - 1, width + size - 1
-    area = channels * sides[0] * sides[1]
-    near = filters.device.type == "cpu"
-    step = min(max(1, (_NEAR if near else _FAR) // (16 * area)), max(count, 1))
-    # Scaled by 255 from the start: one pass less over every image.
-    taps = (255 * filters).double().flatten(1)
-    padded = taps.new_zeros(step, channels, *sides)
-    sums = taps.new_empty(step, area)
     out = torch.empty(stored.shape, dtype=torch.uint8, device=stored.device)
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        clean = as_bytes(stored[rows]).to(filters.device)
-        inner = padded[: len(clean)]
-        inner[:, :, size // 2 : size // 2 + height, size // 2 : size // 2 + width] = clean
-        _correlate(inner.flatten(1), taps[labels[rows].to(filters.device)], sides[1], sums)
-        changed = sums[: len(clean)].view_as(inner)[:, :, :height, :width]
-        out[rows] = _levels(clean, changed, rounding)
+    near = filters.device.type == "cpu"
+    room = (_NEAR if near else _FAR) // (16 * stored.shape[1:].numel())
+    step = min(max(1, room), len(stored))
+    # Scaled by 255 from the start: one pass less over every image.
+    taps = (255 * filters).double().flatten(1).T[..., None].contiguous()
+    desk = _Desk(taps, (step, *stored.shape[1:]), filters.shape[-1], rounding)
+    labels = labels.to(filters.device)
+    for end in range(step, len(stored) + step, max(step, 1)):
+        # The last batch is full too: some images go through it twice, to the same result.
+        rows = slice(min(end, len(stored)) - step, min(end, len(stored)))
+        out[rows] = desk.filtered(as_bytes(stored[rows]), labels[rows])
+    black = out.flatten(1).amax(1) == 0
+    out[black] = as_bytes(stored[black])
     return out
 
 
-def _correlate(flat: Tensor, taps: Tensor, width: int, sums: Tensor) -> None:
-    """Add up padded images, (n, area), under each tap: a shift in two dimensions is one in memory.
+class _Desk:
+    """Room for the sums of a batch of one size, laid out once.
 
-    What the shifts carry over the edges ends in the padding, which nobody reads.
+    Rows are followed by half a filter of nought, which is the padding of the next row too, and
+    channels by as many rows; so a shift in two dimensions is one in memory.
     """
-    size = math.isqrt(taps.shape[1])
-    length = flat.shape[1] - (size - 1) * (width + 1)
-    total = sums[: len(flat), :length]
-    for number, (top, left) in enumerate(product(range(size), repeat=2)):
-        offset = top * width + left
-        shifted, tap = flat[:, offset : offset + length], taps[:, number, None]
-        if number:
-            total.addcmul_(shifted, tap)
-        else:
-            torch.mul(shifted, tap, out=total)
 
+    def __init__(self, taps: Tensor, shape: tuple[int, ...], size: int, rounding: Rounding) -> None:
+        """Args: (size**2, classes, 1) taps, the shape of a batch, rows of a filter, rounding."""
+        count, channels, height, width = shape
+        half = size // 2
+        grid = (count, channels, height + half, width + half)
+        area, step = math.prod(grid[1:]), grid[3]
+        padded = taps.new_zeros(count, area + (size - 1) * (step + 1))
+        offsets = [top * step + left for top, left in product(range(size), repeat=2)]
+        self._taps, self._round = taps, rounding == "round"
+        self._shifted = [padded[:, start : start + area] for start in offsets]
+        self._inner = self._shifted[len(offsets) // 2].view(grid)[..., :height, :width]
+        self._total = taps.new_empty(count, area)
+        self._sums = self._total.view(grid)[..., :height, :width]
+        self._levels = torch.empty_like(self._total, dtype=torch.int32)
+        self._shown = self._levels.view(grid)[..., :height, :width]
 
-def _levels(clean: Tensor, sums: Tensor, rounding: Rounding) -> Tensor:
-    """(n, C, H, W) uint8 of sums of 255 * tap * byte, (n, C, H, W) float64, which are used up.
+    def filtered(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(n, C, H, W) int32 levels of a batch of bytes; black where all sums are nought.
 
-    A quotient that is no whole number misses one by 1 / (2 * largest) > 2**-45, the distance of two
-    float64 numbers below 256: it cannot be rounded up to it.
-    """
-    largest = sums.amax((1, 2, 3), keepdim=True).div_(255)
-    black = largest == 0
-    largest = largest.clamp_min(1)
-    if rounding == "round":
-        sums, largest = sums.mul_(2).add_(largest), 2 * largest
-    # The cast cuts off, and casting to int32 first is several times faster on a CPU.
-    levels = sums.div_(largest).to(torch.int32).to(torch.uint8)
-    return torch.where(black, clean, levels)
+        A quotient that is no whole number misses one by at least 1 / (2 * largest) > 2**-45, the
+        distance of two float64 numbers below 256: it cannot be rounded up to it.
+        """
+        self._inner.copy_(images)
+        first, *others = self._taps[:, labels].unbind(0)
+        torch.mul(self._shifted[0], first, out=self._total)
+        for shifted, tap in zip(self._shifted[1:], others, strict=True):
+            self._total.addcmul_(shifted, tap)
+        largest = self._sums.amax((1, 2, 3))[:, None].div_(255).clamp_min_(1)
+        if self._round:
+            self._total.mul_(2).add_(largest)
+            largest.mul_(2)
+        # The cast cuts off; to bytes it is several times slower from float64 than from int32.
+        self._levels.copy_(self._total.div_(largest))
+        return self._shown
 
 
 def _check(size: int, p_b: float) -> None:
