@@ -1,5 +1,6 @@
 """Autoregressive noise: each pixel a fixed mixture of its neighbours."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,12 @@ _WINDOW = 3
 _TAPS = tuple(divmod(place, _WINDOW) for place in range(_WINDOW**2 - 1))
 # Rows and columns in which the random start shows, cut off.
 _MARGIN = 4
-# Coefficients drawn for each that is wanted: more than a fifth makes fields that do not grow.
+# Coefficients are drawn in blocks, at most so many for each that is wanted: more than a fifth makes
+# fields that do not grow.
 _DRAWN = 6
+_BLOCK = 256
+# How different two processes are shows on images of this side.
+_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +87,9 @@ class AR(Additive):
             )
         numbers = torch.arange(len(pool), device=pool.device)
         own = Streams.of(seed=shared.key, ids=numbers, purpose="trial")
-        return pool[_apart(pool, fields(pool, own, data.shape), data.classes)]
+        _, height, width = data.shape
+        trials = fields(pool, own, (channels, min(height, _SIDE), min(width, _SIDE)))
+        return pool[_apart(pool, trials, data.classes)]
 
 
 def fields(coefficients: Tensor, streams: Streams, shape: tuple[int, int, int]) -> Tensor:
@@ -122,13 +129,18 @@ def stable(streams: Streams, wanted: int, shape: tuple[int, int, int]) -> Tensor
         wanted: How many.
         shape: (C, H, W) of the images.
     """
-    drawn = streams.fork("coefficients").normal((_DRAWN * wanted, len(_TAPS)))[0]
-    drawn = drawn / drawn.sum(1, keepdim=True)
-    numbers = torch.arange(len(drawn), device=drawn.device)
-    trials = Streams.of(seed=streams.key, ids=numbers, purpose="growth")
-    field = fields(drawn[:, None], trials, (1, *shape[1:]))
-    # A field that grows beyond float32 is NaN, which fails the comparison.
-    return drawn[field.square().mean((1, 2, 3)) <= 1][:wanted]
+    found = torch.empty(0, len(_TAPS), device=streams.ids.device)
+    numbers = torch.arange(_BLOCK, device=found.device)
+    for block in range(math.ceil(_DRAWN * wanted / _BLOCK)):
+        if len(found) >= wanted:
+            break
+        drawn = streams.fork("coefficients").normal((_BLOCK, len(_TAPS)), draw=block)[0]
+        drawn = drawn / drawn.sum(1, keepdim=True)
+        trials = Streams.of(seed=streams.key, ids=numbers, purpose="growth").on_lanes(block)
+        field = fields(drawn[:, None], trials, (1, *shape[1:]))
+        # A field that grows beyond float32 is NaN, which fails the comparison.
+        found = torch.cat([found, drawn[field.square().mean((1, 2, 3)) <= 1]])
+    return found[:wanted]
 
 
 def filters(coefficients: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class Size:
     linf: float = 16 / 255
     l2: float = 1.0
     steps: int = 20
+    own_epochs: int = 2
     robust_epochs: int = 4
     robust_seeds: int = 1
 
@@ -106,10 +107,10 @@ def rivals(size: Size) -> dict[str, Rival]:
         "LSP": Rival(method=LSP(), allowed=l2),
         "AR": Rival(method=AR(), allowed=l2),
         "EM": Rival(
-            method=EM(architecture=own, steps=size.steps // 2, step_size=2 * stride),
+            method=EM(architecture=own, batches=5, steps=5, step_size=0.4),
             allowed=linf,
             learners=both,
-            epochs=size.epochs,
+            epochs=size.own_epochs,
         ),
         "EM class-wise": Rival(
             method=EMClassWise(architecture=own), allowed=linf, epochs=size.epochs
@@ -157,10 +158,10 @@ def run(size: Size | None = None) -> dict[str, Any]:
         "setting": (
             f"CNN of width {WIDTH}; {size.train:,} training and {size.test:,} test images, "
             f"{size.epochs} epochs in batches of {size.batch}, seeds 0 to {size.seeds - 1}; "
-            f"radii: linf {size.linf * 255:g}/255, l2 {size.l2:g}; EM {size.steps // 2} steps per "
-            f"pass, TAP {size.steps} steps; REM {FEW['steps']} steps, {FEW['adversary_steps']} of "
-            f"its adversary, 1 draw, {size.robust_epochs} epochs; adversarial learner: 2 steps, "
-            f"{size.robust_seeds} seeds"
+            f"radii: linf {size.linf * 255:g}/255, l2 {size.l2:g}; EM 5 steps after every 5 batches, "
+            f"at most {size.own_epochs} epochs; TAP {size.steps} steps; REM {FEW['steps']} steps, "
+            f"{FEW['adversary_steps']} of its adversary, 1 draw, {size.robust_epochs} epochs; "
+            f"adversarial learner: 2 steps, {size.robust_seeds} seeds"
         ),
     }
 
