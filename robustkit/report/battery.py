@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from robustkit.report import words
+from robustkit.report.skipped import show_skipped
 from robustkit.report.unlearnable import LearnerRow, UnlearnableReport
 from robustkit.statistics import Interval
 
@@ -130,7 +130,7 @@ def show_battery(report: UnlearnableReport, console: Console, safe: Callable[[st
     console.print(Text("Accuracy on clean test images in %", "bold"))
     console.print(table)
     _partial(report, console)
-    _skipped(report, console, safe)
+    show_skipped(report.skipped, console, safe)
 
 
 def _partial(report: UnlearnableReport, console: Console) -> None:
@@ -147,17 +147,6 @@ def _partial(report: UnlearnableReport, console: Console) -> None:
     console.print()
     console.print(Text("Plain training where a part only is published, accuracy in %", "bold"))
     console.print(table)
-
-
-def _skipped(report: UnlearnableReport, console: Console, safe: Callable[[str], str]) -> None:
-    if not report.skipped:
-        return
-    console.print()
-    console.print(Text("Not run", "bold"))
-    for reason, names in words.by_reason(report.skipped).items():
-        line = Text(", ".join(map(safe, names)))
-        line.append(f": {safe(reason)}", "dim")
-        console.print(Padding(line, (0, 0, 0, 2)))
 
 
 def _table(first: str, others: list[str]) -> Table:
