@@ -84,7 +84,7 @@ class Distortion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Best:
+class BestLearner:
     """The learner that the verdict is about.
 
     Attributes:
@@ -187,7 +187,7 @@ class UnlearnableReport(Report):
     scenario: Literal["unlearnable"] = "unlearnable"
     publication: Publication
     distortion: Distortion
-    best: Best
+    best: BestLearner
     learners: tuple[LearnerRow, ...]
     skipped: tuple[Skipped, ...]
     partial: tuple[PartialRow, ...]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustkit.report.parts import Cost
-from robustkit.report.unlearnable import Best, LearnerRow, PartialRow
+from robustkit.report.unlearnable import BestLearner, LearnerRow, PartialRow
 from robustkit.statistics import Interval, paired_difference, paired_ratio
 from robustkit.training.describing import describe
 from robustkit.unlearnable.audit import (
@@ -38,7 +38,7 @@ class Summary:
     """
 
     choice: Choice
-    best: Best
+    best: BestLearner
     learners: tuple[LearnerRow, ...]
     partial: tuple[PartialRow, ...]
     cost: Cost
@@ -61,7 +61,7 @@ def summary(findings: Findings, learners: Mapping[str, Learner], classes: int) -
     scoring = ~choosing
     found = [one.best[scoring] for one in on_published[choice.name]]
     reference = [one.best[scoring] for one in findings.outcomes[choice.name, CLEAN]]
-    best = Best(
+    best = BestLearner(
         learner=choice.name,
         chosen=choice.chosen,
         n=int(choosing.sum()),

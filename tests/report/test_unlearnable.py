@@ -14,7 +14,7 @@ from robustkit.report import EvasionReport, Report, UnlearnableReport, render, s
 from robustkit.report.battery import points
 from robustkit.report.evasion import Skipped
 from robustkit.report.unlearnable import (
-    Best,
+    BestLearner,
     Distortion,
     LearnerRow,
     PartialRow,
@@ -81,7 +81,7 @@ def made(*, name: str = "coin") -> UnlearnableReport:
             changed=1.0,
         ),
         distortion=Distortion(n=10, identical=0, psnr=spread, ssim=spread, linf=spread),
-        best=Best(
+        best=BestLearner(
             learner=name,
             chosen=0.8,
             n=10,
