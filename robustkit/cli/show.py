@@ -8,7 +8,7 @@ import click
 from robustkit import registry
 from robustkit.errors import UnknownName
 
-_WITH_OPTIONS = ("attacks", "defenses", "losses", "unlearnable")
+_WITH_OPTIONS = ("attacks", "defenses", "learners", "losses", "unlearnable")
 
 
 @click.command()
