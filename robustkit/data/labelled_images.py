@@ -221,10 +221,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         if isinstance(rows, slice):
             return np.arange(len(self), dtype=np.int64)[rows].copy()
         given = torch.as_tensor(rows).detach().cpu()
-        if given.numel() == 0:
-            return np.empty(0, dtype=np.int64)
         if given.dtype == torch.bool and given.shape == (len(self),):
             given = given.nonzero().flatten()
+        if given.numel() == 0:
+            return np.empty(0, dtype=np.int64)
         if given.ndim != 1 or given.dtype.is_floating_point or given.dtype == torch.bool:
             raise IndexError(
                 f"Rows of shape {tuple(given.shape)} and type {given.dtype} do not select images; "

@@ -1,5 +1,6 @@
 """Autoregressive noise: each pixel a fixed mixture of its neighbours."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,12 @@ _WINDOW = 3
 _TAPS = tuple(divmod(place, _WINDOW) for place in range(_WINDOW**2 - 1))
 # Rows and columns in which the random start shows, cut off.
 _MARGIN = 4
-# Coefficients drawn per channel, of which about a fifth makes fields that do not grow.
-_DRAWN = 64
+# Coefficients are drawn in blocks, at most so many for each that is wanted: more than a fifth makes
+# fields that do not grow.
+_DRAWN = 6
+_BLOCK = 256
+# How different two processes are shows on images of this side.
+_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +37,8 @@ class AR(Additive):
     Published with the l2 radius 1 for images of 32 x 32 x 3, and with 8/255 in linf.
 
     Attributes:
-        candidates: Processes per class from which those are picked that differ most, at least 64 in
-            all.
+        candidates: Stable processes from which those are picked that differ most; at least four
+            per class are tried.
 
     Raises:
         BadInput: No candidates; on running, fewer stable ones than classes.
@@ -51,12 +56,12 @@ class AR(Additive):
         number of channels. Bytes are rounded towards the clean image.
     """
 
-    candidates: int = 4
+    candidates: int = 256
 
     def __post_init__(self) -> None:
         """Refuse what offers no choice."""
         if self.candidates < 1:
-            raise BadInput(f"AR picks from {self.candidates} candidates per class; give 1 or more.")
+            raise BadInput(f"AR picks from {self.candidates} candidates; give 1 or more.")
 
     def pattern(self, data: LabelledImages, streams: Streams) -> Pattern:
         """Fields of each class's process."""
@@ -70,11 +75,11 @@ class AR(Additive):
             BadInput: Too few of those drawn are stable.
         """
         shared = of_classes(data, streams, "autoregressive").take([0])
-        wanted = max(64, self.candidates * data.classes)
-        pool = stable(shared, wanted * data.shape[0], data.shape)
-        pool = pool[: len(pool) // data.shape[0] * data.shape[0]].reshape(
-            -1, data.shape[0], len(_TAPS)
-        )
+        channels = data.shape[0]
+        wanted = max(self.candidates, 4 * data.classes)
+        found = stable(shared, wanted * channels, data.shape)
+        whole = len(found) // channels * channels
+        pool = found[:whole].reshape(-1, channels, len(_TAPS))
         if len(pool) < data.classes:
             raise BadInput(
                 f"AR found {len(pool)} stable processes for {data.classes} classes. Give more "
@@ -82,7 +87,9 @@ class AR(Additive):
             )
         numbers = torch.arange(len(pool), device=pool.device)
         own = Streams.of(seed=shared.key, ids=numbers, purpose="trial")
-        return pool[_apart(pool, fields(pool, own, data.shape), data.classes)]
+        _, height, width = data.shape
+        trials = fields(pool, own, (channels, min(height, _SIDE), min(width, _SIDE)))
+        return pool[_apart(pool, trials, data.classes)]
 
 
 def fields(coefficients: Tensor, streams: Streams, shape: tuple[int, int, int]) -> Tensor:
@@ -98,16 +105,19 @@ def fields(coefficients: Tensor, streams: Streams, shape: tuple[int, int, int]) 
     field = streams.normal((channels, rows, columns))
     flat = field.view(len(field), channels, -1)
     before = _WINDOW - 1
+    # Along a diagonal from the upper right to the lower left: a stride in memory.
+    stride = columns - 1
     for diagonal in range(2 * before, rows + columns - 1):
-        first = max(before, diagonal - columns + 1)
-        down = torch.arange(first, min(rows - 1, diagonal - before) + 1, device=field.device)
-        places = down * columns + diagonal - down
+        top, bottom = max(before, diagonal - columns + 1), min(rows - 1, diagonal - before)
+        first = top * columns + diagonal - top
+        length = (bottom - top) * stride + 1
         # One product after the other: the same bits however many images share the batch.
-        value = torch.zeros_like(flat[:, :, places])
+        value = torch.zeros_like(flat[:, :, first : first + length : stride])
         for tap, (y, x) in enumerate(_TAPS):
-            source = places - (before - y) * columns - (before - x)
-            value = value + coefficients[:, :, tap, None] * flat[:, :, source]
-        flat[:, :, places] = value
+            source = first - (before - y) * columns - (before - x)
+            neighbour = flat[:, :, source : source + length : stride]
+            value += coefficients[:, :, tap, None] * neighbour
+        flat[:, :, first : first + length : stride] = value
     return field[:, :, _MARGIN:, _MARGIN:]
 
 
@@ -119,13 +129,18 @@ def stable(streams: Streams, wanted: int, shape: tuple[int, int, int]) -> Tensor
         wanted: How many.
         shape: (C, H, W) of the images.
     """
-    drawn = streams.fork("coefficients").normal((_DRAWN * wanted // 8, len(_TAPS)))[0]
-    drawn = drawn / drawn.sum(1, keepdim=True)
-    numbers = torch.arange(len(drawn), device=drawn.device)
-    trials = Streams.of(seed=streams.key, ids=numbers, purpose="growth")
-    field = fields(drawn[:, None], trials, (1, *shape[1:]))
-    # A field that grows beyond float32 is NaN, which fails the comparison.
-    return drawn[field.square().mean((1, 2, 3)) <= 1][:wanted]
+    found = torch.empty(0, len(_TAPS), device=streams.ids.device)
+    numbers = torch.arange(_BLOCK, device=found.device)
+    for block in range(math.ceil(_DRAWN * wanted / _BLOCK)):
+        if len(found) >= wanted:
+            break
+        drawn = streams.fork("coefficients").normal((_BLOCK, len(_TAPS)), draw=block)[0]
+        drawn = drawn / drawn.sum(1, keepdim=True)
+        trials = Streams.of(seed=streams.key, ids=numbers, purpose="growth").on_lanes(block)
+        field = fields(drawn[:, None], trials, (1, *shape[1:]))
+        # A field that grows beyond float32 is NaN, which fails the comparison.
+        found = torch.cat([found, drawn[field.square().mean((1, 2, 3)) <= 1]])
+    return found[:wanted]
 
 
 def filters(coefficients: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class EM(PoisoningAttack):
         steps: Of each image in a pass, down the gradient.
         step_size: In units of the radius; 0.8/255 of 8/255.
         stop_error: Share of wrong answers at which it ends.
-        share: Of the images of each class, those that passes go through and errors are counted on.
+        share: Of the images, evenly from the classes, through which passes go and on which errors
+            are counted.
 
     Raises:
         BadInput: A hyper-parameter that means nothing.

@@ -93,9 +93,10 @@ def test_subsets_keep_ids_labels_and_pixels() -> None:
 
 
 def test_an_empty_subset_is_allowed_and_empty() -> None:
-    nothing = images().take([])
-    assert len(nothing) == 0
-    assert nothing.inputs(slice(None)).shape == (0, 3, 5, 4)
+    whole = images()
+    for nothing in (whole.take([]), whole.take(torch.zeros(len(whole), dtype=torch.bool))):
+        assert len(nothing) == 0
+        assert nothing.inputs(slice(None)).shape == (0, 3, 5, 4)
 
 
 def test_first() -> None:
