@@ -296,6 +296,11 @@ def _check_classes(answers: Sequence[Tensor]) -> None:
 
 
 def check_distinct(members: Sequence[nn.Module]) -> None:
+    """Refuse members of which two are the same.
+
+    Raises:
+        BadInput: There are two.
+    """
     seen: dict[str, int] = {}
     for number, member in enumerate(members, start=1):
         first = seen.setdefault(models.fingerprint(member), number)

@@ -39,8 +39,8 @@ class LipschitzFilter(nn.Module):
         *,
         channels: int,
         width: int = 16,
-        codes: int = 16,
-        lipschitz: float = 1.0,
+        codes: int = 32,
+        lipschitz: float = 4.0,
         window: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -71,6 +71,9 @@ class LipschitzFilter(nn.Module):
             self.first = spectral_norm(nn.Conv2d(channels, width, 4, 2, 1))
             self.second = spectral_norm(nn.Conv2d(width, 2 * width, 4, 2, 1))
             self.mean = spectral_norm(nn.Conv2d(2 * width, codes, 1))
+            # Where the code changes its mind, and learning moves it: in the middle of the window
+            # the soft code has no slope.
+            nn.init.constant_(self.mean.get_parameter("bias"), window / lipschitz)
             self.log_variance = nn.Conv2d(2 * width, codes, 1)
             self.decoder = nn.Sequential(
                 nn.Conv2d(codes, 4 * width, 3, padding=1),

@@ -214,8 +214,8 @@ class LQVAE(Defense):
     """
 
     width: int = 16
-    codes: int = 16
-    lipschitz: float = 1.0
+    codes: int = 32
+    lipschitz: float = 4.0
     window: float = 0.1
     kl: float = 0.025
     sampled: bool = True

@@ -10,7 +10,7 @@ from robustkit.cli.defend_contextual_fusion import contextual_fusion
 from robustkit.cli.defend_crossmax import crossmax
 from robustkit.cli.defend_lq_vae import lq_vae
 from robustkit.cli.defend_multi_resolution import multi_resolution
-from robustkit.cli.lesson import Lesson, interrupted, learning
+from robustkit.cli.lesson import Lesson, learning
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ def rift(
         built = _built(images) if untrained else {}
         classifier = models.load(model, weights=weights, device=where, **built)
         streams = Streams.of(seed=seed, ids=images.ids, purpose="rift")
-        try:
-            tuned = method.tune(classifier, images, adversary, trainer=trainer, streams=streams)
-        except KeyboardInterrupt:
-            return interrupted()
+        tuned = method.tune(classifier, images, adversary, trainer=trainer, streams=streams)
     out = lesson.out
     tuned.report.write(out)
     about = {**origin.about, "defense": tuned.report.summary()}

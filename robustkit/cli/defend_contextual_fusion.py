@@ -2,7 +2,7 @@
 
 import click
 
-from robustkit.cli.lesson import Lesson, interrupted, learning
+from robustkit.cli.lesson import Lesson, learning
 from robustkit.cli.members import check_members, listed, recipe_of, tell_verdict
 
 
@@ -28,10 +28,8 @@ def contextual_fusion(members: str, lesson: Lesson) -> int:
     recipes = [recipe_of(spec) for spec in specs]
     from robustkit import models
     from robustkit.cli.origin import Origin
-    from robustkit.cli.train_progress import watch
     from robustkit.defenses import ContextualFusion
     from robustkit.defenses.ensembles import options
-    from robustkit.randomness import Streams
     from robustkit.training.options import build
 
     origin = Origin.of(specs[-1] if specs else "")
@@ -39,17 +37,7 @@ def contextual_fusion(members: str, lesson: Lesson) -> int:
     defense = build(ContextualFusion, lesson.table(), where="contextual-fusion")
     images = lesson.images(origin)
     networks = [models.load(spec) for spec in specs]
-    with watch(enabled=True) as progress:
-        try:
-            made = defense.protect(
-                networks,
-                images,
-                origin.threat(None, None),
-                trainer=lesson.trainer(seed, progress),
-                streams=Streams.of(seed=seed, ids=images.ids, purpose="contextual fusion"),
-            )
-        except KeyboardInterrupt:
-            return interrupted()
+    made = lesson.protected(defense, networks, images, origin.threat(None, None), seed)
     own = {"name": "contextual-fusion", **options(defense)}
     models.save(
         made.cpu(),

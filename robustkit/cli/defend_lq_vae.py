@@ -2,7 +2,7 @@
 
 import click
 
-from robustkit.cli.lesson import Lesson, interrupted, learning
+from robustkit.cli.lesson import Lesson, learning
 from robustkit.cli.members import check_members, recipe_of, tell_verdict
 
 
@@ -26,28 +26,16 @@ def lq_vae(model: str, lesson: Lesson) -> int:
     recipe = recipe_of(model)
     from robustkit import models
     from robustkit.cli.origin import Origin
-    from robustkit.cli.train_progress import watch
     from robustkit.defenses import LQVAE
     from robustkit.defenses.ensembles import options
-    from robustkit.randomness import Streams
     from robustkit.training.options import build
 
     origin = Origin.of(model)
     seed = lesson.seed_after(origin)
     defense = build(LQVAE, lesson.table(), where="lq-vae")
     images = lesson.images(origin)
-    classifier = models.load(model)
-    with watch(enabled=True) as progress:
-        try:
-            made = defense.protect(
-                [classifier],
-                images,
-                origin.threat(None, None),
-                trainer=lesson.trainer(seed, progress),
-                streams=Streams.of(seed=seed, ids=images.ids, purpose="lq-vae"),
-            )
-        except KeyboardInterrupt:
-            return interrupted()
+    networks = [models.load(model)]
+    made = lesson.protected(defense, networks, images, origin.threat(None, None), seed)
     own = {"name": "lq-vae", **options(defense), "bound": made.filtering.bound()}
     models.save(
         made.cpu(),

@@ -6,7 +6,7 @@ import click
 
 from robustkit import registry
 from robustkit.cli.defend_crossmax import CONTROLS, rule_of
-from robustkit.cli.lesson import Lesson, interrupted, learning
+from robustkit.cli.lesson import Lesson, learning
 from robustkit.cli.members import check_members, listed, recipe_of, tell_verdict
 from robustkit.errors import BadInput
 
@@ -60,9 +60,7 @@ def multi_resolution(
     rule = rule_of(control, rank, keep_ties=keep_ties, temperatures=None)
     from robustkit import models
     from robustkit.cli.origin import Origin
-    from robustkit.cli.train_progress import watch
     from robustkit.defenses.ensembles import options
-    from robustkit.randomness import Streams
 
     origin = Origin.of(model)
     seed = lesson.seed_after(origin)
@@ -70,18 +68,8 @@ def multi_resolution(
     images = lesson.images(origin)
     heights = _halves(images.shape[1]) if resolutions is None else _numbers(resolutions)
     defense = _defense(rule, heights, listed(layers or ""), lesson.table(), light=light)
-    network = models.load(model)
-    with watch(enabled=True) as progress:
-        try:
-            made = defense.protect(
-                [network],
-                images,
-                adversary,
-                trainer=lesson.trainer(seed, progress),
-                streams=Streams.of(seed=seed, ids=images.ids, purpose="multi-resolution"),
-            )
-        except KeyboardInterrupt:
-            return interrupted()
+    networks = [models.load(model)]
+    made = lesson.protected(defense, networks, images, adversary, seed)
     own = {"name": "multi-resolution", "stack": options(defense.stack), "layers": list(made.layers)}
     models.save(
         made.cpu(),

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -15,12 +15,33 @@ from robustkit.cli.members import check_out
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from robustkit.cli.origin import Origin
     from robustkit.data import LabelledImages
+    from robustkit.randomness import Streams
+    from robustkit.threat_models import ThreatModel
     from robustkit.training import Trainer
     from robustkit.training.history import Progress
 
 Command = Callable[..., int]
+Made = TypeVar("Made", covariant=True)
+
+
+class Protects(Protocol[Made]):
+    """A defense, by what it makes."""
+
+    def protect(
+        self,
+        models: "Sequence[nn.Module]",
+        data: "LabelledImages",
+        threat: "ThreatModel",
+        *,
+        trainer: "Trainer",
+        streams: "Streams",
+    ) -> Made:
+        """See `robustkit.defenses.Defense`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +135,23 @@ class Lesson:
         )
         return self.placed(plain, seed, progress)
 
+    def protected(
+        self,
+        defense: "Protects[Made]",
+        networks: "Sequence[nn.Module]",
+        images: "LabelledImages",
+        threat: "ThreatModel",
+        seed: int,
+    ) -> "Made":
+        """What a defense makes of some networks, while progress is shown."""
+        from robustkit.cli.train_progress import watch
+        from robustkit.randomness import Streams
+
+        streams = Streams.of(seed=seed, ids=images.ids, purpose=type(defense).__name__)
+        with watch(enabled=True) as progress:
+            trainer = self.trainer(seed, progress)
+            return defense.protect(networks, images, threat, trainer=trainer, streams=streams)
+
 
 def learning(*, epochs: int, lr: float) -> Callable[[Command], Command]:
     """Give a command the options of a `Lesson`, and pass it one by that name.
@@ -159,7 +197,10 @@ def learning(*, epochs: int, lr: float) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def packed(**given: Any) -> int:  # noqa: ANN401 - options of any kind
             own = {field.name: given.pop(field.name) for field in dataclasses.fields(Lesson)}
-            return command(lesson=Lesson(**own), **given)
+            try:
+                return command(lesson=Lesson(**own), **given)
+            except KeyboardInterrupt:
+                return _interrupted()
 
         found: Command = packed
         for option in reversed(options):
@@ -169,7 +210,7 @@ def learning(*, epochs: int, lr: float) -> Callable[[Command], Command]:
     return decorated
 
 
-def interrupted() -> int:
+def _interrupted() -> int:
     """Say how to go on, and give the exit code."""
     from robustkit.cli import INTERRUPTED, command_line
 
