@@ -12,7 +12,7 @@ from robustkit import models
 from robustkit.data import LabelledImages
 from robustkit.defenses.base import Defended, Defense
 from robustkit.defenses.ensembles import asked, check_distinct, options
-from robustkit.errors import BadInput, ShapeMismatch
+from robustkit.errors import BadInput, CorruptFile, ShapeMismatch
 from robustkit.models.frozen import frozen
 from robustkit.models.layers import seeded
 from robustkit.randomness import Streams
@@ -319,11 +319,13 @@ class ContextualFusion(Defense):
             classes: Of the images.
             shape: Channels, height and width of the images.
             options: Of this class.
+
+        Raises:
+            CorruptFile: They do not describe a fused model.
         """
         build(cls, options, where="contextual-fusion")
-        channels, height, width = map(int, shape)
-        return Fused(
-            [models.rebuild(member) for member in members],
-            classes=int(classes),
-            shape=(channels, height, width),
-        )
+        whole = all(isinstance(number, int) for number in (classes, *shape))
+        if not whole or len(shape) != 3:
+            raise CorruptFile("The saved fusion has no number of classes, or no shape of images.")
+        rebuilt = [models.rebuild(member) for member in members]
+        return Fused(rebuilt, classes=classes, shape=(shape[0], shape[1], shape[2]))

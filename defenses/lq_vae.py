@@ -13,7 +13,7 @@ from robustkit.data import LabelledImages
 from robustkit.defenses.base import Defended, Defense, only
 from robustkit.defenses.ensembles import always, asked, options, stand_in
 from robustkit.defenses.lipschitz_filter import Code, LipschitzFilter
-from robustkit.errors import BadInput, ShapeMismatch
+from robustkit.errors import BadInput, CorruptFile, ShapeMismatch
 from robustkit.randomness import Streams
 from robustkit.threat_models import Output, ThreatModel, answer
 from robustkit.training import Batch, Trainer
@@ -282,9 +282,14 @@ class LQVAE(Defense):
             classifier: What builds the classifier.
             channels: Of the images.
             options: Of this class.
+
+        Raises:
+            CorruptFile: They do not describe a filtered classifier.
         """
         made = build(cls, options, where="lq-vae")
-        return made.assembled(models.rebuild(classifier), int(channels))
+        if not isinstance(channels, int):
+            raise CorruptFile(f"The saved filter's channels are {channels!r}, which is no number.")
+        return made.assembled(models.rebuild(classifier), channels)
 
     def _filter(self, *, channels: int, seed: int = 0) -> LipschitzFilter:
         return LipschitzFilter(
