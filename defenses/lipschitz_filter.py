@@ -1,5 +1,6 @@
 """An autoencoder whose encoder is Lipschitz-bounded, with a code of two values in between."""
 
+import math
 from typing import Literal
 
 import torch
@@ -68,9 +69,9 @@ class LipschitzFilter(nn.Module):
         self.lipschitz = lipschitz
         self.window = window
         with seeded(seed):
-            self.first = spectral_norm(nn.Conv2d(channels, width, 4, 2, 1))
-            self.second = spectral_norm(nn.Conv2d(width, 2 * width, 4, 2, 1))
-            self.mean = spectral_norm(nn.Conv2d(2 * width, codes, 1))
+            self.first = _divided(nn.Conv2d(channels, width, 4, 2, 1))
+            self.second = _divided(nn.Conv2d(width, 2 * width, 4, 2, 1))
+            self.mean = _divided(nn.Conv2d(2 * width, codes, 1))
             # Where the code changes its mind, and learning moves it: in the middle of the window
             # the soft code has no slope.
             nn.init.constant_(self.mean.get_parameter("bias"), window / lipschitz)
@@ -163,10 +164,13 @@ class LipschitzFilter(nn.Module):
         return found
 
 
-def _overlap(layer: nn.Module) -> float:
+def _divided(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, whose kernel as a matrix is divided by its largest singular value."""
+    spectral_norm(layer)
+    return layer
+
+
+def _overlap(layer: nn.Conv2d) -> float:
     """The root of the number of patches in which a pixel lies at most."""
-    if not isinstance(layer, nn.Conv2d):
-        raise TypeError(f"A {type(layer).__name__} has no patches.")
     pairs = zip(layer.kernel_size, layer.stride, strict=True)
-    rows, columns = (-(-size // step) for size, step in pairs)
-    return float(rows * columns) ** 0.5
+    return math.sqrt(math.prod(-(-size // step) for size, step in pairs))
