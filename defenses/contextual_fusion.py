@@ -139,7 +139,7 @@ class Fused(Defended):
         for number, branch in enumerate(branches, start=1):
             asked(f"Member {number}", branch, blank)
         with frozen(self.branches), torch.no_grad():
-            self.sizes = tuple(branch(blank).shape[1] for branch in self.branches)
+            self.sizes = [int(branch(blank).shape[1]) for branch in self.branches]
         with seeded(seed):
             self.norms = nn.ModuleList(nn.BatchNorm1d(size, affine=False) for size in self.sizes)
             self.fusion = nn.Linear(sum(self.sizes), classes)
@@ -177,7 +177,7 @@ class Fused(Defended):
 
     def price(self, penalties: Sequence[float]) -> Tensor:
         """The squared weights of all heads, each at the price of the branch that it reads."""
-        fused = self.fusion.weight.split(self.sizes, dim=1)
+        fused = torch.split(self.fusion.weight, self.sizes, dim=1)
         own = [head.get_parameter("weight") for head in self.alone]
         squares = [
             each * (one.square().sum() + other.square().sum())

@@ -35,7 +35,7 @@ class Reconstruction:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the batch; labels play no part."""
-        rows = model(batch.inputs, batch.streams.fork("latent")).float()
+        rows: Tensor = model(batch.inputs, batch.streams.fork("latent")).float()
         pixels = batch.inputs[0].numel()
         mean, log_variance = rows[:, pixels:].chunk(2, dim=1)
         error = F.mse_loss(rows[:, :pixels], batch.inputs.flatten(1))
@@ -116,7 +116,7 @@ class Filtered(Defended):
             images: Tensor = self.filtering(inputs, own, kind=look)
             return images
         with torch.no_grad():
-            change = self.filtering(inputs, own) - inputs
+            change: Tensor = self.filtering(inputs, own) - inputs
         return inputs + change
 
     def answer(self, inputs: Tensor, *, streams: Streams | None = None) -> Output:

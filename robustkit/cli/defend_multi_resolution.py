@@ -70,7 +70,11 @@ def multi_resolution(
     defense = _defense(rule, heights, listed(layers or ""), lesson.table(), light=light)
     networks = [models.load(model)]
     made = lesson.protected(defense, networks, images, adversary, seed)
-    own = {"name": "multi-resolution", "stack": options(defense.stack), "layers": list(made.layers)}
+    own: dict[str, Any] = {
+        "name": "multi-resolution",
+        "stack": options(defense.stack),
+        "layers": list(made.layers),
+    }
     models.save(
         made.cpu(),
         lesson.out,

@@ -13,6 +13,7 @@ interval of so many images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,7 +30,7 @@ from robustkit.defenses.peers import Only
 from robustkit.randomness import Streams
 from robustkit.statistics import paired_difference
 from robustkit.threat_models import LpBall, ThreatModel, answer
-from tests.benchmarks.crossmax import chosen, paired_mean, share
+from tests.benchmarks.crossmax import always, chosen, paired_mean, share
 from tests.benchmarks.crossmax_matrix import Drawn, Source, Votes, searched, searched_at_random
 from tests.benchmarks.keeping import folder, kept
 from tests.benchmarks.purifiers_models import Size, filtered, fusion, lessons, network
@@ -299,7 +300,7 @@ def table(radius: str, found: Found) -> list[dict[str, Any]]:
     """The rows as they are printed."""
     groups: dict[str, Callable[[str], Sequence[str]]] = {
         "clean": lambda _: (),
-        **{name: (lambda _, name=name: (name,)) for name in found.rows()},
+        **{name: partial(always, [name]) for name in found.rows()},
         "naive": lambda column: naive(column, found),
         "worst case": lambda _: found.rows(),
     }

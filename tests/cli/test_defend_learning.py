@@ -4,6 +4,7 @@ takes back as themselves, and bad input."""
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from robustkit.training import Trainer
 from tests.cli.conftest import Invoke, Result
 from tests.cli.test_defend_crossmax import TRAINING, refused
 
+# Runs a command on models, given one by one or not at all.
+Command = Callable[..., Result]
 QUICK = "--n 200 --epochs 2 --batch-size 32 --device cpu"
 
 
@@ -164,7 +167,7 @@ def test_a_run_that_was_stopped_goes_on(
         object.__setattr__(result, "stopped_by", "signal")
         return result
 
-    runs = {
+    runs: dict[str, Command] = {
         "lq-vae": lambda *more: filtered(invoke, two[0], tmp_path / "lq-vae", *more),
         "fusion": lambda *more: fused(invoke, two, tmp_path / "fusion", *more),
         "many": lambda *more: many(invoke, two[0], tmp_path / "many", *more),
@@ -183,11 +186,12 @@ def test_a_run_that_was_stopped_goes_on(
 
 def test_bad_input(invoke: Invoke, two: list[str], victim: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for command in (
-        lambda *models, more=(): filtered(invoke, models[0], out, *more),
-        lambda *models, more=(): fused(invoke, [*models, two[1]], out, *more),
-        lambda *models, more=(): many(invoke, models[0], out, *more),
-    ):
+    commands: list[Command] = [
+        lambda model, more=(): filtered(invoke, model, out, *more),
+        lambda model, more=(): fused(invoke, [model, two[1]], out, *more),
+        lambda model, more=(): many(invoke, model, out, *more),
+    ]
+    for command in commands:
         refused(command("cnn"), "'cnn' is an architecture without weights")
         refused(command("nothing"), "'nothing'")
         refused(command(f"{victim}:make"), "never runs code")

@@ -36,7 +36,7 @@ def parts() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             batch_size=64,
             optimizer=SGD(lr=0.1),
             schedule=OneCycle(),
-            augmentation=[Hide(part=part)],  # type: ignore[arg-type]
+            augmentation=[Hide(part=part)],
         ).fit(model, data.load("digits", split="train"))
         found.append(model.state_dict())
     return found[0], found[1]
@@ -125,7 +125,8 @@ def test_a_price_moves_the_decision_to_the_other_branch() -> None:
     def lengths(*penalties: float) -> list[float]:
         fused = protect(branches(), penalties=penalties)
         return [
-            float(part.norm()) for part in fused.fusion.weight.detach().split(fused.sizes, dim=1)
+            float(part.norm())
+            for part in torch.split(fused.fusion.weight.detach(), fused.sizes, dim=1)
         ]
 
     free, priced, both = lengths(0, 0), lengths(0, 0.1), lengths(0.1, 0.1)
@@ -136,7 +137,7 @@ def test_a_price_moves_the_decision_to_the_other_branch() -> None:
 
 def test_what_weights_cost() -> None:
     fused = Fused(branches(), classes=10, shape=(1, 8, 8))
-    left, right = fused.fusion.weight.split(fused.sizes, dim=1)
+    left, right = torch.split(fused.fusion.weight, fused.sizes, dim=1)
     own = [head.get_parameter("weight") for head in fused.alone]
     expected = 2 * (left**2).sum() + 2 * (own[0] ** 2).sum()
     expected = expected + 3 * (right**2).sum() + 3 * (own[1] ** 2).sum()

@@ -133,14 +133,14 @@ def test_gradients_stop_at_the_code_unless_they_pass_straight_through() -> None:
     latent = torch.tensor([0.02, -0.08, 0.2, -0.6], requires_grad=True)
     slopes = {}
     for kind in ("hard", "straight-through", "soft"):
-        code = filtering.code(latent, kind)  # type: ignore[arg-type]
+        code = filtering.code(latent, kind)
         (slopes[kind],) = torch.autograd.grad(code.sum(), latent)
     assert not bool(slopes["hard"].any())
     assert torch.equal(slopes["straight-through"], slopes["soft"])
     # The slope of x / (1 + |x|) at 500 (0.01 - z^2).
     inside = 500 * (0.01 - latent.detach().square())
     torch.testing.assert_close(slopes["soft"], -1000 * latent.detach() / (1 + inside.abs()) ** 2)
-    hard, through = (filtering.code(latent, kind) for kind in ("hard", "straight-through"))  # type: ignore[arg-type]
+    hard, through = (filtering.code(latent, kind) for kind in ("hard", "straight-through"))
     torch.testing.assert_close(hard, through)
 
 
