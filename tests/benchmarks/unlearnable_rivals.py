@@ -158,7 +158,7 @@ def run(size: Size | None = None) -> dict[str, Any]:
         "setting": (
             f"CNN of width {WIDTH}; {size.train:,} training and {size.test:,} test images, "
             f"{size.epochs} epochs in batches of {size.batch}, seeds 0 to {size.seeds - 1}; "
-            f"radii: linf {size.linf * 255:g}/255, l2 {size.l2:g}; EM 5 steps after every 5 batches, "
+            f"radii: linf {size.linf * 255:g}/255, l2 {size.l2:g}; EM 5 steps per 5 batches, "
             f"at most {size.own_epochs} epochs; TAP {size.steps} steps; REM {FEW['steps']} steps, "
             f"{FEW['adversary_steps']} of its adversary, 1 draw, {size.robust_epochs} epochs; "
             f"adversarial learner: 2 steps, {size.robust_seeds} seeds"

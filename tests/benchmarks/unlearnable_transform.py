@@ -4,7 +4,8 @@ extrapolated), against all of them in mixed batches with exact sums. `differing 
 against one exact convolution per image, on the subsample. `share of a copy` is the time of copying
 the same bytes, read and written once, over the time of the transform: what is left to win from
 memory. Seconds are the process's on a CPU, with one thread, and the clock's on a GPU. Peak memory
-is that of a process which reads images from a mapped file, transforms and saves them."""
+is that of a process which reads images from a mapped file, transforms and saves them, without the
+pages of that file, which the system takes back when it needs them (Linux)."""
 
 import subprocess
 import sys
@@ -31,7 +32,7 @@ ROUNDS = 3
 STREAMED = (10_000, 50_000, 200_000)
 CLASSES = 10
 SCRIPT = """
-import resource, sys
+import sys, threading, time
 from pathlib import Path
 import torch
 from robustkit import data
@@ -40,13 +41,23 @@ from robustkit.training import Trainer
 from robustkit.unlearnable import ConvolutionUnlearnable, Key
 from robustkit.unlearnable.keys import streams
 torch.set_num_threads(1)
+most = 0
+
+def watch():
+    global most
+    while True:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        most = max(most, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+        time.sleep(0.01)
+
+threading.Thread(target=watch, daemon=True).start()
 key = Key(bytes(range(32)))
 images = data.load(sys.argv[1], split="train", n=int(sys.argv[2]))
 method = ConvolutionUnlearnable(key=key)
 drawn = streams(key, 0, images.ids)
 made = method.run(images, load("unlearnable"), trainer=Trainer(), streams=drawn)
 data.save(made.data, Path(sys.argv[3]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(most / 1024)
 """
 
 
@@ -150,7 +161,7 @@ def now(device: str) -> float:
 
 
 def streamed() -> list[tuple[int, float]]:
-    """Peak resident MiB at several numbers of images, each in a process of its own."""
+    """Peak MiB of its own at several numbers of images, each in a process of its own."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npz"
