@@ -12,13 +12,13 @@ from torch import nn
 
 from robustkit import models
 from robustkit.data import LabelledImages
-from robustkit.data.computing import as_bytes, computed
 from robustkit.errors import BadInput
 from robustkit.evaluation.conditions import resumable
 from robustkit.evaluation.locks import lock
 from robustkit.evaluation.records import Records, held_already, writing
 from robustkit.evaluation.subjects import named
 from robustkit.evaluation.unlearnable_flags import controls, flags
+from robustkit.evaluation.unlearnable_material import distortion_of, material_of
 from robustkit.files import write_atomically
 from robustkit.report import (
     About,
@@ -32,16 +32,15 @@ from robustkit.report import (
     write_html,
 )
 from robustkit.report.evasion import Skipped
-from robustkit.report.unlearnable import Distortion, Publication
-from robustkit.threat_models import ThreatModel, load
+from robustkit.report.unlearnable import Publication
+from robustkit.threat_models import Convolutions, ThreatModel, load
 from robustkit.training import SGD, OneCycle, Trainer
 from robustkit.training.describing import describe
 from robustkit.training.publishing import prepare
 from robustkit.unlearnable.audit import PLAIN, Audit, Findings, Material
-from robustkit.unlearnable.distortion import distortion
 from robustkit.unlearnable.examining import Progress, Silent
-from robustkit.unlearnable.keyed import Publisher, with_key
-from robustkit.unlearnable.learners import BATTERY, Learner, build
+from robustkit.unlearnable.keyed import Publisher
+from robustkit.unlearnable.learners import BATTERY, KeyLeak, Learner, build
 from robustkit.unlearnable.outcomes import Kept
 from robustkit.unlearnable.summary import summary
 
@@ -133,8 +132,9 @@ def evaluate_unlearnable(
     if any(not 0 < share <= 1 for share in shares):
         given = ", ".join(f"{100 * share:g} %" for share in shares)
         raise BadInput(f"The published fractions are {given}; each must lie above 0 and up to 100.")
-    material = _material(published, originals, test, origin.publish)
-    chosen, skipped = _learners(learners, material.published)
+    material = material_of(published, originals, test, origin.publish)
+    wanted = battery(origin.threat) if learners is None else learners
+    chosen, skipped = _learners(wanted, material.published, by_name=learners is not None)
     audit = Audit(
         learners=chosen,
         network=_networks(model, arguments or {}, material.published),
@@ -165,69 +165,29 @@ def evaluate_unlearnable(
     return report
 
 
-def _material(
-    published: LabelledImages,
-    originals: LabelledImages,
-    test: LabelledImages,
-    publish: Publisher | None,
-) -> Material:
-    """The images, checked and in one order."""
-    if len(test) < 2:
-        raise BadInput("An audit needs at least 2 test images: one to choose by, one to score on.")
-    same = aligned(originals, published)
-    for images, what in ((same, "originals"), (test, "test images")):
-        if images.shape != published.shape or images.classes != published.classes:
-            raise BadInput(
-                f"The published images of {published.spec!r} have the shape {published.shape} and "
-                f"{published.classes} classes, the {what} of {images.spec!r} have {images.shape} "
-                f"and {images.classes}. Give those that they were made from: --clean."
-            )
-    if not torch.equal(same.labels, published.labels):
-        wrong = int((same.labels != published.labels).sum())
-        raise BadInput(
-            f"{wrong} of {len(published)} published images have another label than in "
-            f"{originals.spec!r}. Give the set that they were made from: --clean."
-        )
-    if publish is None:
-        return Material(published=published, originals=same, test=test)
-    return with_key(published, same, test, publish)
-
-
-def aligned(images: LabelledImages, other: LabelledImages) -> LabelledImages:
-    """The images with the ids of another set, in its order.
-
-    Raises:
-        BadInput: Some of them are not there.
-    """
-    places = {id_: place for place, id_ in enumerate(images.ids.tolist())}
-    missing = [id_ for id_ in other.ids.tolist() if id_ not in places]
-    if missing:
-        raise BadInput(
-            f"{len(missing)} of {len(other)} published images are not in {images.spec!r}, split "
-            f"{images.split!r}: the first has the id {missing[0]}. Give the set that they were "
-            "made from: --clean."
-        )
-    return images.take([places[id_] for id_ in other.ids.tolist()])
+def battery(threat: ThreatModel | None) -> list[str]:
+    """The learners that are tried by themselves; they know the method, and so a filter's size."""
+    allowed = None if threat is None else threat.perturbation
+    if not isinstance(allowed, Convolutions) or allowed.kernel == KeyLeak.side:
+        return list(BATTERY)
+    return [f"{name}:{allowed.kernel}" if name == "key-leak" else name for name in BATTERY]
 
 
 def _learners(
-    given: Sequence[str] | Mapping[str, Learner] | None, data: LabelledImages
+    given: Sequence[str] | Mapping[str, Learner], data: LabelledImages, *, by_name: bool
 ) -> tuple[dict[str, Learner], list[Skipped]]:
     """Those that can be tried, plain training first; and those of the battery that cannot.
 
     Raises:
         BadInput: One was named that cannot.
     """
-    if isinstance(given, Mapping):
-        wanted = dict(given)
-    else:
-        wanted = {name: build(name) for name in (BATTERY if given is None else given)}
-    wanted = {PLAIN: build(PLAIN), **wanted}
+    listed = given if isinstance(given, Mapping) else {name: build(name) for name in given}
+    wanted = {PLAIN: build(PLAIN), **listed}
     reasons = {name: learner.why_not(data) for name, learner in wanted.items()}
     left = [
         Skipped(name=name, reason=reason) for name, reason in reasons.items() if reason is not None
     ]
-    if given is not None and left:
+    if by_name and left:
         raise BadInput(f"The learner {left[0].name!r} cannot be tried: {left[0].reason}.")
     return {name: one for name, one in wanted.items() if reasons[name] is None}, left
 
@@ -298,15 +258,6 @@ def _folder(out: Path | None, identity: Mapping[str, Any], *, resume: bool) -> I
         yield
 
 
-def _distortion(material: Material) -> Distortion:
-    """How much the published images differ; rounding the originals to bytes is no difference."""
-    originals, published = (
-        computed(images, lambda stored, _: as_bytes(stored), spec=images.spec)
-        for images in (material.originals, material.published)
-    )
-    return distortion(originals, published, torch.ones(len(published), dtype=torch.bool))
-
-
 def _report(
     audit: Audit,
     material: Material,
@@ -318,7 +269,7 @@ def _report(
     command: str | None,
 ) -> UnlearnableReport:
     found = summary(findings, audit.learners, material.test.classes)
-    change = _distortion(material)
+    change = distortion_of(material)
     changed = change.n / len(material.published)
     scored = found.choice.scored
     network = audit.network(audit.seed)

@@ -13,12 +13,15 @@ from robustkit import threat_models
 from robustkit.data import LabelledImages, load
 from robustkit.errors import BadInput
 from robustkit.evaluation import Origin, evaluate_unlearnable
-from robustkit.evaluation.unlearnable import TRAINER, aligned
+from robustkit.evaluation.unlearnable import TRAINER, battery
+from robustkit.evaluation.unlearnable_material import aligned
 from robustkit.models import CNN
 from robustkit.randomness import Streams
 from robustkit.report import Report, UnlearnableReport, schema
+from robustkit.threat_models import Convolutions
 from robustkit.training import Runtime, Trainer
 from robustkit.unlearnable import ConvolutionUnlearnable, Key
+from robustkit.unlearnable.learners import BATTERY as BATTERY_OF_ALL
 from robustkit.unlearnable.learners import KeyLeak, Learner, build
 
 # Plain training learns the filters; whoever knows one original per class undoes them.
@@ -253,6 +256,14 @@ def test_images_are_aligned_by_their_ids() -> None:
     other = images.take([5, 0, 9])
     assert torch.equal(aligned(images, other).ids, other.ids)
     assert torch.equal(aligned(images, other).stored(slice(None)), other.stored(slice(None)))
+
+
+def test_the_battery_knows_the_size_of_the_filters() -> None:
+    assert battery(None) == battery(threat_models.load("unlearnable")) == list(BATTERY_OF_ALL)
+    threat = threat_models.load("unlearnable")
+    large = dataclasses.replace(threat, perturbation=Convolutions(kernel=9))
+    assert "key-leak:9" in battery(large)
+    assert "key-leak" not in battery(large)
 
 
 def test_a_battery_without_plain_training_gets_it() -> None:
