@@ -256,6 +256,16 @@ _DEFENSES = (
         "multi_resolution:MultiResolution",
         "one network that sees drawn versions of its input, with heads on inner layers",
     ),
+    (
+        "contextual-fusion",
+        "contextual_fusion:ContextualFusion",
+        "features of two differently trained networks under one regularised head",
+    ),
+    (
+        "lq-vae",
+        "lq_vae:LQVAE",
+        "an autoencoder with a quantised code before a classifier; gradients do not pass it",
+    ),
 )
 
 _UNLEARNABLE: tuple[tuple[str, str, str], ...] = (

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from robustkit.training.augmentation import Crop as Crop
     from robustkit.training.augmentation import CutMix as CutMix
     from robustkit.training.augmentation import Flip as Flip
+    from robustkit.training.augmentation import Hide as Hide
     from robustkit.training.augmentation import MixUp as MixUp
     from robustkit.training.augmentation import RandAugment as RandAugment
     from robustkit.training.averaging import Averaging as Averaging
@@ -49,6 +50,7 @@ else:
             "CutMix": "augmentation",
             "Extra": "mixing",
             "Flip": "augmentation",
+            "Hide": "augmentation",
             "MixUp": "augmentation",
             "OneCycle": "schedules",
             "Plateau": "schedules",

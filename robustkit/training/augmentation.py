@@ -102,6 +102,46 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Hide:
+    """Black out the centre of each image, or all but the centre.
+
+    Attributes:
+        part: `centre` or `surround`: what is not to be seen.
+        share: Side of the centre, as a share of the image's.
+        probability: Of an image to be changed.
+    """
+
+    part: Literal["centre", "surround"]
+    share: float = 0.5
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no part, no share and no probability."""
+        if self.part not in ("centre", "surround"):
+            raise BadInput(f"What is hidden is {self.part!r}; use centre or surround.")
+        if not (0 < self.share < 1 and 0 <= self.probability <= 1):
+            raise BadInput(
+                f"Hiding has the share {self.share} and the probability {self.probability}; give a "
+                "share between 0 and 1, and a probability."
+            )
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Each image by itself; labels stay."""
+        seen = inputs.new_zeros(inputs.shape[-2:])
+        rows, columns = (self._middle(side) for side in seen.shape)
+        seen[rows, columns] = 1
+        seen = seen if self.part == "surround" else 1 - seen
+        changed = streams.uniform((1, 1, 1)) < self.probability
+        return torch.where(changed, inputs * seen, inputs), labels
+
+    def _middle(self, side: int) -> slice:
+        length = max(1, round(self.share * side))
+        return slice((side - length) // 2, (side - length) // 2 + length)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RandAugment:
     """Random operations of torchvision, each image by itself.
 

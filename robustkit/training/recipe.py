@@ -21,6 +21,7 @@ from robustkit.training.augmentation import (
     Crop,
     CutMix,
     Flip,
+    Hide,
     MixUp,
     RandAugment,
 )
@@ -57,6 +58,7 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
 AUGMENTATIONS: Mapping[str, Callable[..., Augmentation]] = {
     "crop": Crop,
     "flip": Flip,
+    "hide": Hide,
     "rand-augment": RandAugment,
     "mixup": MixUp,
     "cutmix": CutMix,

@@ -279,9 +279,11 @@ def test_names_are_escaped_on_the_page_and_it_loads_nothing(invoke: Invoke, plac
     shutil.rmtree(place / "mine")
 
 
-def test_help_and_listing_need_no_torch(invoke: Invoke) -> None:
+def test_help_listing_and_show_know_it(invoke: Invoke) -> None:
     assert "--key-file" in invoke("unlearn make --help").out
     assert "cuda" in invoke("list unlearnable").out
     shown = invoke("show cuda").out
     assert "CVPR 2023" in shown
     assert "Differs from the reference" in shown
+    assert "\n  p_b=0.3\n" in shown
+    assert "key=" not in shown
