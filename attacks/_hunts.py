@@ -3,14 +3,20 @@
 from abc import abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt
+from robustkit.attacks._boundary import Hunt, Steps
 from robustkit.attacks._starts import check_range
+from robustkit.attacks._turns import take_turns
 from robustkit.attacks.base import EvasionAttack
 from robustkit.attacks.rows import check_rows
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
+
+# Parts of the images that search on their own: while one waits for single answers the random steps
+# of the others fill its batches.
+_PARTS = 4
 
 
 class LabelAttack(EvasionAttack[Decisions]):
@@ -37,11 +43,25 @@ class LabelAttack(EvasionAttack[Decisions]):
         """The nearest point found for each input, or the input where no search could start."""
         check_rows(inputs, objective, streams)
         check_range(allowed)
-        hunt = Hunt.begin(view, inputs, objective, allowed, streams, queries=self.queries)
-        if len(inputs):
-            self.search(hunt)
-        return hunt.point
+        everyone = torch.arange(len(inputs), device=inputs.device)
+        hunts = [
+            Hunt.begin(
+                view.take(rows),
+                inputs[rows],
+                objective.take(rows),
+                allowed,
+                streams.take(rows),
+                queries=self.queries,
+            )
+            for rows in everyone.tensor_split(max(1, min(_PARTS, len(inputs))))
+        ]
+        take_turns(view, hunts, self.search)
+        return torch.cat([hunt.point for hunt in hunts])
 
     @abstractmethod
-    def search(self, hunt: Hunt) -> None:
-        """Spend what the victims of `hunt` may ask; all that is kept is what it holds then."""
+    def search(self, hunt: Hunt) -> Steps[None]:
+        """Spend what the victims of `hunt` may ask; all that is kept is what it holds then.
+
+        Yields:
+            Questions, which the hunt has heard the answers to when the search goes on.
+        """

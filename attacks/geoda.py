@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, columns
+from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._dct import dimensions
 from robustkit.attacks._hunts import LabelAttack
-from robustkit.attacks._normals import look_around
+from robustkit.attacks._normals import look_around, smooth
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
@@ -80,11 +80,11 @@ class GeoDA(LabelAttack):
                 "than 0 and finite."
             )
 
-    def search(self, hunt: Hunt) -> None:
+    def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around and marching along the normal."""
-        find_starts(hunt, tries=self.tries, better=0)
+        yield from find_starts(hunt, tries=self.tries, better=0)
         rows = hunt.started()
-        hunt.towards(rows, self.tolerance * hunt.distance[rows])
+        yield from hunt.towards(rows, self.tolerance * hunt.distance[rows])
         drawn = torch.zeros_like(hunt.left)
         length = self.step / dimensions(tuple(hunt.clean.shape[1:]), self.reduction) ** 0.5
         for number in itertools.count():
@@ -95,10 +95,12 @@ class GeoDA(LabelAttack):
             wanted = min(self.noise * self.growth**number, 1e9)
             counts = (hunt.left[rows] + 1).div(2, rounding_mode="floor").clamp_max(int(wanted))
             scale = length * hunt.distance[rows]
-            slope = look_around(hunt, rows, counts, drawn, scale=scale, reduction=self.reduction)
-            self._march(hunt, rows, slope)
+            slope = yield from look_around(
+                hunt, rows, counts, drawn, scale=scale, noise=smooth(hunt, self.reduction)
+            )
+            yield from self._march(hunt, rows, slope)
 
-    def _march(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+    def _march(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> Steps[None]:
         """Look for the boundary on the rays along `slope`, nearer than the best points."""
         rows, slope = rows[hunt.left[rows] > 0], slope[hunt.left[rows] > 0]
         if not len(rows):
@@ -109,9 +111,9 @@ class GeoDA(LabelAttack):
         path = hunt.on_segment(rows, ends)
         ones = torch.ones_like(distance)
         everywhere = torch.arange(len(rows), device=rows.device)
-        won = hunt.try_out(path(everywhere, ones * (1 - self.tolerance)), rows)
+        won = yield from hunt.try_out(path(everywhere, ones * (1 - self.tolerance)), rows)
         good = won.nonzero()[:, 0]
-        hunt.bisect(
+        yield from hunt.bisect(
             rows[good],
             lambda places, at: path(good[places], at),
             good=ones[good] * (1 - self.tolerance),

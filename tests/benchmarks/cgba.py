@@ -36,7 +36,17 @@ TITLE = "CGBA against the official code and HopSkipJump"
 BUDGETS = (250, 500, 1000, 2000, 5000)
 PEERS = {"cgba": "official CGBA", "hsj": "HopSkipJump (Foolbox)"}
 # What our figures depend on.
-_SOURCES = ("cgba", "_semicircles", "_boundary", "_normals", "_starts", "_dct", "_hunts", "_grains")
+_SOURCES = (
+    "cgba",
+    "_semicircles",
+    "_boundary",
+    "_turns",
+    "_normals",
+    "_starts",
+    "_dct",
+    "_hunts",
+    "_grains",
+)
 
 Distances = dict[tuple[int, int], list[float]]
 
