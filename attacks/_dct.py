@@ -54,7 +54,9 @@ def mixed_noise(
     coarse = [list(size) != sides for size in sizes]
     waves = torch.tensor(coarse, device=kinds.device)[kinds].nonzero()[:, 0]
     if len(waves):
-        height, across = (max(side) for side in zip(*itertools.compress(sizes, coarse), strict=True))
+        height, across = (
+            max(side) for side in zip(*itertools.compress(sizes, coarse), strict=True)
+        )
         noise[waves] = _images(noise[waves, :, :height, :across], shape, width)
     return noise
 

@@ -1,5 +1,6 @@
 """How every attack on labels begins."""
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from robustkit.attacks._starts import check_range
 from robustkit.attacks._turns import take_turns
 from robustkit.attacks.base import EvasionAttack
 from robustkit.attacks.rows import check_rows
+from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
 
@@ -65,3 +67,25 @@ class LabelAttack(EvasionAttack[Decisions]):
         Yields:
             Questions, which the hunt has heard the answers to when the search goes on.
         """
+
+
+def check_at_least(least: float, **values: float) -> None:
+    """Refuse hyper-parameters that are too small.
+
+    Raises:
+        BadInput: One is below `least` or NaN.
+    """
+    for name, value in values.items():
+        if not value >= least:
+            raise BadInput(f"{name} is {value}; it must be at least {least}.")
+
+
+def check_positive(**values: float) -> None:
+    """Refuse hyper-parameters that are no sizes.
+
+    Raises:
+        BadInput: One is not larger than 0, or not finite.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise BadInput(f"{name} is {value}; it must be larger than 0 and finite.")

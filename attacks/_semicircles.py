@@ -12,7 +12,7 @@ from torch import Tensor
 from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._dct import dimensions
 from robustkit.attacks._grains import Grain, grains, noise_of
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
 from robustkit.attacks._normals import Noise, look_around, share
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
@@ -40,20 +40,13 @@ class Semicircles(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if min(self.queries, self.noise, self.tries) < 1 or self.candidates < 0:
-            raise BadInput(
-                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}, "
-                f"candidates {self.candidates}; the first three must be at least 1, the last 0."
-            )
-        if self.reduction is not None and not self.reduction >= 1:
-            raise BadInput(f"reduction is {self.reduction}; it must be at least 1, or none.")
+        check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
+        check_at_least(0, candidates=self.candidates)
+        check_positive(step=self.step, tolerance=self.tolerance)
+        if self.reduction is not None:
+            check_at_least(1, reduction=self.reduction)
         if self.common is not None and not 0 <= self.common <= 1:
             raise BadInput(f"common is {self.common}; it must lie between 0 and 1, or be none.")
-        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput(
-                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
-                "than 0 and finite."
-            )
 
     def grains(self, hunt: Hunt) -> tuple[Grain, ...]:
         """The kinds of random steps that may be chosen from."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Question, Steps
 from robustkit.threat_models import Decisions

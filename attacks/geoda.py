@@ -1,7 +1,6 @@
 """GeoDA: marching from the clean input along the estimated normal of the boundary."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,10 +9,9 @@ from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._dct import dimensions
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
 from robustkit.attacks._normals import look_around, smooth
 from robustkit.attacks._starts import find_starts
-from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
 
 
@@ -64,21 +62,9 @@ class GeoDA(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if min(self.queries, self.noise, self.tries) < 1:
-            raise BadInput(
-                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}; each "
-                "must be at least 1."
-            )
-        if not (self.growth >= 1 and self.reduction >= 1):
-            raise BadInput(
-                f"growth and reduction are {self.growth} and {self.reduction}; both must be at "
-                "least 1."
-            )
-        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput(
-                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
-                "than 0 and finite."
-            )
+        check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
+        check_at_least(1, growth=self.growth, reduction=self.reduction)
+        check_positive(step=self.step, tolerance=self.tolerance)
 
     def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around and marching along the normal."""

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Path, Steps, columns
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
 from robustkit.attacks._normals import look_around, share, smooth
 from robustkit.attacks._starts import find_starts
-from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
 
 # How often a step is halved before it is given up.
@@ -69,16 +68,9 @@ class HopSkipJump(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if min(self.queries, self.noise, self.tries) < 1 or self.candidates < 0:
-            raise BadInput(
-                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}, "
-                f"candidates {self.candidates}; the first three must be at least 1, the last 0."
-            )
-        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput(
-                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
-                "than 0 and finite."
-            )
+        check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
+        check_at_least(0, candidates=self.candidates)
+        check_positive(step=self.step, tolerance=self.tolerance)
 
     def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around, a step outwards and the way back."""

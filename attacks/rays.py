@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Steps
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._hunts import LabelAttack, check_at_least
 from robustkit.errors import BadInput
 
 
@@ -94,8 +94,7 @@ class RayS(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if self.queries < 1:
-            raise BadInput(f"queries is {self.queries}; it must be at least 1.")
+        check_at_least(1, queries=self.queries)
         if not 0 < self.tolerance < 1:
             raise BadInput(f"tolerance is {self.tolerance}; it must lie between 0 and 1.")
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._dct import smooth_noise
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._hunts import LabelAttack, check_at_least
 from robustkit.attacks._starts import find_starts
-from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
 
 # Past directions that a new one is made orthogonal to.
@@ -90,17 +89,9 @@ class SurFree(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if (
-            min(self.queries, self.probes, self.tries) < 1
-            or min(self.halvings, self.candidates) < 0
-        ):
-            raise BadInput(
-                f"queries, probes and tries are {self.queries}, {self.probes} and {self.tries}, "
-                f"halvings and candidates {self.halvings} and {self.candidates}; the first three "
-                "must be at least 1, the others 0."
-            )
-        if not self.reduction >= 1:
-            raise BadInput(f"reduction is {self.reduction}; it must be at least 1.")
+        check_at_least(1, queries=self.queries, probes=self.probes, tries=self.tries)
+        check_at_least(0, halvings=self.halvings, candidates=self.candidates)
+        check_at_least(1, reduction=self.reduction)
 
     def search(self, hunt: Hunt) -> Steps[None]:
         """Circle after circle."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustkit.attacks import CGBA, CGBAH, GeoDA
 from robustkit.attacks._boundary import Hunt, Question, Steps
-from robustkit.attacks._dct import dimensions, mixed_noise, smooth_noise
+from robustkit.attacks._dct import dimensions, smooth_noise
 from robustkit.attacks._grains import Grain, grains, noise_of
 from robustkit.attacks._normals import Slope
 from robustkit.attacks._semicircles import Arc, Semicircles
@@ -151,7 +151,9 @@ def test_smooth_noise_has_low_frequencies_only(
     shape: tuple[int, int, int], reduction: float
 ) -> None:
     streams = Streams.of(seed=0, ids=torch.arange(400))
-    noise = smooth_noise(streams, shape, reduction, draw=torch.zeros(400, dtype=torch.int64), width=64)
+    noise = smooth_noise(
+        streams, shape, reduction, draw=torch.zeros(400, dtype=torch.int64), width=64
+    )
     waves = scipy.fft.dctn(noise.numpy(), axes=(2, 3), norm="ortho")
     height, width = (max(1, math.ceil(side / reduction)) for side in shape[1:])
     assert abs(waves[:, :, height:]).max(initial=0) < 1e-4
