@@ -65,7 +65,7 @@ def _images(waves: Tensor, shape: tuple[int, ...], width: int) -> Tensor:
     """(N, C, H, W) the images of the lowest frequencies' coefficients, (N, C, h, w)."""
     rows = cosines(shape[1], waves.shape[2], waves.device)
     columns = cosines(shape[2], waves.shape[3], waves.device)
-    parts = [rows.T @ padded(part, width) @ columns for part in waves.split(width)]
+    parts = [rows.T @ padded(part, width) @ columns for part in torch.split(waves, width)]
     return torch.cat(parts)[: len(waves)]
 
 

@@ -45,6 +45,8 @@ class LabelAttack(EvasionAttack[Decisions]):
         """The nearest point found for each input, or the input where no search could start."""
         check_rows(inputs, objective, streams)
         check_range(allowed)
+        if not len(inputs):
+            return inputs.detach().clone()
         everyone = torch.arange(len(inputs), device=inputs.device)
         hunts = [
             Hunt.begin(
@@ -55,7 +57,7 @@ class LabelAttack(EvasionAttack[Decisions]):
                 streams.take(rows),
                 queries=self.queries,
             )
-            for rows in everyone.tensor_split(max(1, min(_PARTS, len(inputs))))
+            for rows in everyone.tensor_split(min(_PARTS, len(inputs)))
         ]
         take_turns(view, hunts, self.search)
         return torch.cat([hunt.point for hunt in hunts])

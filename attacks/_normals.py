@@ -51,8 +51,8 @@ class Slope:
 
         Where all answers are the same, the average direction, or away from it.
         """
-        lost, won = self.sums.unflatten(0, (-1, 2)).unbind(1)
-        failures, successes = self.counts.unflatten(0, (-1, 2)).unbind(1)
+        lost, won = self.sums[::2], self.sums[1::2]
+        failures, successes = self.counts[::2], self.counts[1::2]
         share = columns(successes.double() / (failures + successes).clamp_min(1))
         same = columns((failures == 0) | (successes == 0))
         return torch.where(same, won - lost, (1 - share) * won - share * lost)

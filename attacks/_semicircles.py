@@ -126,7 +126,7 @@ class Arc:
         flat: (M,) bool: the direction is that of the line, and there is no plane.
     """
 
-    def __init__(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> Steps[None]:
+    def __init__(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
         """Args: the account, (M,) victims, and (M, C, H, W) float64 directions."""
         self._clean = hunt.clean[rows]
         self._line = hunt.point[rows] - self._clean

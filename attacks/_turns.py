@@ -96,7 +96,7 @@ def _ask(view: Decisions, turns: Sequence[_Turn]) -> None:
             asked.append((turn, part, turn.question.points(part)))
     payers = [turn.first + turn.question.rows[part] for turn, part, _ in asked]
     labels = view.labels(torch.cat([points for *_, points in asked]), torch.cat(payers))
-    answers = labels.split([len(rows) for rows in payers])
+    answers = torch.split(labels, [len(rows) for rows in payers])
     for (turn, part, points), heard in zip(asked, answers, strict=True):
         won = turn.hunt.hear(points, turn.question.rows[part], heard)
         turn.question.learn(part, points, won)

@@ -84,8 +84,8 @@ def _measured(engine: Engine, rows: Tensor) -> WhiteBox:
         found.append(distances)
         cost += passes
         engine.progress.advance(len(part), 0)
-    distances = torch.cat(found).tolist()
-    return WhiteBox(rows=tuple(rows.tolist()), distances=tuple(distances), cost=cost)
+    nearest = torch.cat(found).tolist()
+    return WhiteBox(rows=tuple(rows.tolist()), distances=tuple(nearest), cost=cost)
 
 
 def _search(engine: Engine, rows: Tensor) -> tuple[Tensor, Passes]:
