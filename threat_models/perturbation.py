@@ -117,14 +117,16 @@ class LpBall:
 
     def distance(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(N,) float64 norm of the change (`l0`: number of changed pixels)."""
-        change = (changed.double() - clean.double()).abs()
+        change = changed.double() - clean.double()
         if self.norm == "l0":
-            distance: Tensor = (change != 0).any(1).flatten(1).sum(1).double()
+            distance = (change != 0).any(1).flatten(1).sum(1).double()
+            finite = change.isfinite().flatten(1).all(1)
         else:
             order = {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm]
             distance = torch.linalg.vector_norm(change.flatten(1), order, dim=1)
-        finite = change.isfinite().flatten(1).all(1)
-        return torch.where(finite, distance, torch.full_like(distance, torch.inf))
+            # No norm of a finite float32 image overflows.
+            finite = distance.isfinite()
+        return distance.where(finite, torch.inf)
 
     def slack(self, clean: Tensor) -> float:
         """How far outside the radius rounding may take images of this size."""
