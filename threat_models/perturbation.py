@@ -148,16 +148,18 @@ class LpBall:
         The Euclidean projection onto ball and range together for linf, l1 and l0. For l2 the point
         is pulled along the line to the clean image and then clamped, which never leaves the ball.
         """
-        inside = changed.clamp(self.low, self.high)
         if self.norm == "linf":
-            return inside.clamp(clean - self.radius, clean + self.radius)
+            near = clean - self.radius, clean + self.radius
+            return changed.clamp(self.low, self.high).clamp_(*near)
         if self.norm == "l2":
-            return (clean + project_l2(changed - clean, self.radius)).clamp(self.low, self.high)
+            change = project_l2(changed - clean, self.radius)
+            return change.add_(clean).clamp_(self.low, self.high)
         if self.norm == "l0":
+            inside = changed.clamp(self.low, self.high)
             return torch.where(project_l0(inside - clean, self.radius) != 0, inside, clean)
         room = (self.low - clean, self.high - clean)
         change = project_l1(changed - clean, self.radius, lowest=room[0], highest=room[1])
-        return shifted(clean, change).clamp(self.low, self.high)
+        return shifted(clean, change).clamp_(self.low, self.high)
 
     def sample(self, clean: Tensor, *, streams: Streams) -> Tensor:
         """Like `clean`: uniform in the ball (l0: on random pixels), then brought into range."""

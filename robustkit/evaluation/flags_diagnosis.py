@@ -23,7 +23,7 @@ from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.report.codec import encode
 from robustkit.threat_models import Access, Untargeted
-from robustkit.threat_models.access import most
+from robustkit.threat_models.answering import most
 
 FILE = "diagnostics.json"
 
