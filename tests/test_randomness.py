@@ -264,7 +264,7 @@ def test_ids_that_are_no_vector_of_integers_are_refused(ids: Tensor) -> None:
 def test_seeding_the_global_generator_asks_no_device_that_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    asked: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
