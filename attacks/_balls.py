@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from robustkit.attacks.steps import with_room
 from robustkit.threat_models import PerturbationSet
 from robustkit.threat_models.projection import lengths, project_l1, shifted
 
@@ -28,22 +29,21 @@ def project(clean: Tensor, changed: Tensor, radius: Tensor, allowed: Perturbatio
     """
     if allowed.norm == "linf":
         near = columns(radius, clean).to(clean.dtype)
-        inside = changed.clamp(allowed.low, allowed.high)
-        return inside.maximum(clean - near).minimum(clean + near)
+        return changed.clamp(allowed.low, allowed.high).clamp_(clean - near, clean + near)
     if allowed.norm == "l2":
         change = changed - clean
         factor = (radius / lengths(change).clamp_min(1e-30)).clamp_max(1.0).to(clean.dtype)
-        return (clean + change * columns(factor, clean)).clamp(allowed.low, allowed.high)
+        return change.mul_(columns(factor, clean)).add_(clean).clamp_(allowed.low, allowed.high)
     # Everything is scaled to the ball of radius one and back.
     unit = columns(radius, clean).clamp_min(1e-30)
     projected = project_l1(
-        (changed - clean).double() / unit,
+        (changed - clean) / unit,
         1.0,
-        lowest=(allowed.low - clean).double() / unit,
-        highest=(allowed.high - clean).double() / unit,
+        lowest=(allowed.low - clean) / unit,
+        highest=(allowed.high - clean) / unit,
     )
-    change = projected * columns(radius, clean)
-    return shifted(clean, change).clamp(allowed.low, allowed.high)
+    change = projected.mul_(columns(radius, clean))
+    return shifted(clean, change).clamp_(allowed.low, allowed.high)
 
 
 def sparse_step(
@@ -60,11 +60,10 @@ def sparse_step(
     Returns:
         Like `gradient`; a row without gradient stays where it is.
     """
-    room = torch.where(gradient > 0, allowed.high - point, point - allowed.low)
-    usable = torch.where(room > 0, gradient, 0.0).flatten(1)
+    usable = with_room(gradient, point, allowed).flatten(1)
     size = usable.shape[1]
     count = (density * size).to(torch.int64).clamp(1, size)
-    ordered = usable.abs().sort(dim=1, descending=True).values
-    least = ordered.gather(1, count[:, None] - 1)
-    moves = torch.where(usable.abs() >= least, usable.sign(), 0.0)
+    wanted = usable.abs()
+    least = wanted.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
+    moves = usable.sign().mul_(wanted >= least)
     return (moves / moves.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)

@@ -22,7 +22,7 @@ from robustkit.attacks._questions import Questions
 from robustkit.attacks.base import EvasionAttack, ViewT
 from robustkit.attacks.rows import check_rows
 from robustkit.errors import DeviceLost
-from robustkit.randomness import Streams
+from robustkit.randomness import Streams, seed_generators
 from robustkit.threat_models import Decisions, Objective, PerturbationSet, ThreatModel
 
 Scalar = str | int | float | bool | None
@@ -242,8 +242,4 @@ def quarantine(seed: int, device: torch.device) -> Iterator[None]:
 def _seed_everything(seed: int, device: torch.device) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
-    # `torch.manual_seed` would also seed a CUDA device that is not used and not restored.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+    seed_generators(seed, device)

@@ -88,8 +88,8 @@ class Stripes(Windows):
         change = self.radius * _signs(words[:, 2:, None, None])
         moved = torch.where(inside, clean + change, best)
         idle = ((moved - best).abs() <= 1e-7).flatten(1).all(1)
-        other = torch.where(inside, clean - change, best)
-        return torch.where(columns(idle, moved), other, moved)
+        change = torch.where(columns(idle, change), -change, change)
+        return torch.where(inside, clean + change, best)
 
 
 class Bumps(Windows):

@@ -164,6 +164,8 @@ class APGD(Stepwise[Run]):
 
     def propose(self, state: Run) -> Tensor:
         """The current point; the clean image while the ranking of the classes is not known."""
+        if not self._aims(state.rows):
+            return state.point
         return torch.where(
             columns(self._ignorant(state), state.point), state.rows.clean, state.point
         )
@@ -262,13 +264,14 @@ class APGD(Stepwise[Run]):
         radius = self._radius(state.stage, clean, allowed)
         length = columns(state.length, here).to(here.dtype)
         if allowed.norm == "l1":
-            step = length * sparse_step(gradient, here, state.density, allowed)
-            point = project(clean, here + step, radius, allowed)
+            step = sparse_step(gradient, here, state.density, allowed).mul_(length)
+            point = project(clean, step.add_(here), radius, allowed)
         else:
-            step = length * steepest(gradient, here, allowed, sparsity=1.0)
-            ahead = project(clean, here + step, radius, allowed)
+            step = steepest(gradient, here, allowed, sparsity=1.0).mul_(length)
+            ahead = project(clean, step.add_(here), radius, allowed)
             new = columns(torch.where(state.step > 0, _NEW, 1.0), here).to(here.dtype)
-            mixed = here + (ahead - here) * new + (here - state.previous) * (1 - new)
+            repeated = (here - state.previous).mul_(1 - new)
+            mixed = ahead.sub_(here).mul_(new).add_(here).add_(repeated)
             point = project(clean, mixed, radius, allowed)
         state.previous, state.point = here, point
 

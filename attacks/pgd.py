@@ -114,7 +114,8 @@ class PGD(Stepwise[_State]):
             gradient = state.velocity = self.momentum * state.velocity + unit
         length = reach(allowed, gradient) * (self.step_size or 2.5 / self.steps)
         direction = steepest(gradient, state.point, allowed, sparsity=self.sparsity)
-        state.point = allowed.project(state.rows.clean, state.point + length * direction)
+        moved = direction.mul_(length).add_(state.point)
+        state.point = allowed.project(state.rows.clean, moved)
         state.step = state.step + 1
         another = state.rows.attempt + 1 < self.restarts
         return state.step >= self.steps + another.to(state.step.dtype)

@@ -73,6 +73,12 @@ def reach(allowed: PerturbationSet, like: Tensor) -> float:
     return min(allowed.radius, (allowed.high - allowed.low) * sides)
 
 
+def with_room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
+    """The gradient, but for values that are at the end of their range already: 0 there."""
+    up = gradient.clamp_min(0).mul_(point < allowed.high)
+    return gradient.clamp_max(0).mul_(point > allowed.low).add_(up)
+
+
 def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
     """(N, D) how far each value can go along its gradient before it leaves the range."""
     ahead = torch.where(gradient > 0, allowed.high - point, point - allowed.low)
@@ -81,11 +87,9 @@ def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
 
 def _sparse(gradient: Tensor, point: Tensor, allowed: PerturbationSet, sparsity: float) -> Tensor:
     """Equal steps in the values with the largest gradient, among those that have room to move."""
-    rising = gradient > 0
-    stuck = (rising & (point >= allowed.high)) | (~rising & (point <= allowed.low))
-    usable = gradient.masked_fill(stuck, 0.0).flatten(1)
+    usable = with_room(gradient, point, allowed).flatten(1)
     count = max(1, round(usable.shape[1] * sparsity))
-    chosen = usable.abs().topk(count, dim=1).indices
+    chosen = usable.abs().topk(count, dim=1, sorted=False).indices
     step = torch.zeros_like(usable).scatter_(1, chosen, usable.gather(1, chosen).sign() / count)
     return step.reshape(gradient.shape)
 

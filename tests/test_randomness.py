@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from robustkit.errors import ShapeMismatch
-from robustkit.randomness import Streams, _philox
+from robustkit.randomness import Streams, _philox, seed_generators
 
 DRAWS = ("bits", "uniform", "normal", "signs", "integers", "permutation")
 IDS = st.integers(0, 2**32 - 1)
@@ -259,3 +259,20 @@ def test_global_generators_are_neither_read_nor_moved(kind: str) -> None:
 def test_ids_that_are_no_vector_of_integers_are_refused(ids: Tensor) -> None:
     with pytest.raises(ShapeMismatch, match="one-dimensional int64"):
         Streams.of(seed=0, ids=ids)
+
+
+def test_seeding_the_global_generator_asks_no_device_that_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        assert asked == [7]
+        expected = torch.rand(5)
+        seed_generators(7)
+        assert asked == [7]
+        assert torch.equal(torch.rand(5), expected)
+        seed_generators(8, torch.device("cpu"))
+        assert asked == [7]
+        assert not torch.equal(torch.rand(5), expected)

@@ -8,12 +8,7 @@ from robustkit.lazy import exports
 # the table for Python, which imports it on first use.
 if TYPE_CHECKING:
     from robustkit.threat_models.access import Access as Access
-    from robustkit.threat_models.access import Decisions as Decisions
-    from robustkit.threat_models.access import Gradients as Gradients
-    from robustkit.threat_models.access import Meter as Meter
-    from robustkit.threat_models.access import Scores as Scores
-    from robustkit.threat_models.access import answer as answer
-    from robustkit.threat_models.access import grant as grant
+    from robustkit.threat_models.answering import answer as answer
     from robustkit.threat_models.convolutions import Convolutions as Convolutions
     from robustkit.threat_models.goal import Availability as Availability
     from robustkit.threat_models.goal import Backdoor as Backdoor
@@ -25,6 +20,7 @@ if TYPE_CHECKING:
     from robustkit.threat_models.goal import Untargeted as Untargeted
     from robustkit.threat_models.goal import objective as objective
     from robustkit.threat_models.goal import parse_goal as parse_goal
+    from robustkit.threat_models.meter import Meter as Meter
     from robustkit.threat_models.model import Budget as Budget
     from robustkit.threat_models.model import Stage as Stage
     from robustkit.threat_models.model import ThreatModel as ThreatModel
@@ -39,17 +35,21 @@ if TYPE_CHECKING:
     from robustkit.threat_models.trace import Trace as Trace
     from robustkit.threat_models.trace import curve as curve
     from robustkit.threat_models.trace import distance_curve as distance_curve
+    from robustkit.threat_models.views import Decisions as Decisions
+    from robustkit.threat_models.views import Gradients as Gradients
+    from robustkit.threat_models.views import Scores as Scores
+    from robustkit.threat_models.views import grant as grant
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "Access": "access",
-            "Decisions": "access",
-            "Gradients": "access",
-            "Meter": "access",
-            "Scores": "access",
-            "answer": "access",
-            "grant": "access",
+            "Decisions": "views",
+            "Gradients": "views",
+            "Meter": "meter",
+            "Scores": "views",
+            "answer": "answering",
+            "grant": "views",
             "Convolutions": "convolutions",
             "Availability": "goal",
             "Backdoor": "goal",

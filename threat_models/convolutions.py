@@ -15,7 +15,7 @@ from robustkit.threat_models.perturbation import in_range
 # Of the largest eigenvalue of the normal equations: what lies below it changes no byte.
 _RANK = 1e-12
 # Bytes of shifted images that are held at once.
-_WORKSPACE = 128 * 2**20
+_WORKSPACE = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

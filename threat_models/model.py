@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
-from robustkit.threat_models.access import Access, Decisions, Meter, answer_padded, grant
+from robustkit.threat_models.access import Access
+from robustkit.threat_models.answering import answer_padded
 from robustkit.threat_models.goal import Goal, Objective, Untargeted
+from robustkit.threat_models.meter import Meter
 from robustkit.threat_models.perturbation import LpBall, PerturbationSet
+from robustkit.threat_models.views import Decisions, grant
 
 
 class Stage(Enum):

@@ -117,14 +117,16 @@ class LpBall:
 
     def distance(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(N,) float64 norm of the change (`l0`: number of changed pixels)."""
-        change = (changed.double() - clean.double()).abs()
+        change = changed.double() - clean.double()
         if self.norm == "l0":
-            distance: Tensor = (change != 0).any(1).flatten(1).sum(1).double()
+            distance = (change != 0).any(1).flatten(1).sum(1).double()
+            finite = change.isfinite().flatten(1).all(1)
         else:
             order = {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm]
             distance = torch.linalg.vector_norm(change.flatten(1), order, dim=1)
-        finite = change.isfinite().flatten(1).all(1)
-        return torch.where(finite, distance, torch.full_like(distance, torch.inf))
+            # No norm of a finite float32 image overflows.
+            finite = distance.isfinite()
+        return distance.where(finite, torch.inf)
 
     def slack(self, clean: Tensor) -> float:
         """How far outside the radius rounding may take images of this size."""
@@ -146,16 +148,18 @@ class LpBall:
         The Euclidean projection onto ball and range together for linf, l1 and l0. For l2 the point
         is pulled along the line to the clean image and then clamped, which never leaves the ball.
         """
-        inside = changed.clamp(self.low, self.high)
         if self.norm == "linf":
-            return inside.clamp(clean - self.radius, clean + self.radius)
+            near = clean - self.radius, clean + self.radius
+            return changed.clamp(self.low, self.high).clamp_(*near)
         if self.norm == "l2":
-            return (clean + project_l2(changed - clean, self.radius)).clamp(self.low, self.high)
+            change = project_l2(changed - clean, self.radius)
+            return change.add_(clean).clamp_(self.low, self.high)
         if self.norm == "l0":
+            inside = changed.clamp(self.low, self.high)
             return torch.where(project_l0(inside - clean, self.radius) != 0, inside, clean)
         room = (self.low - clean, self.high - clean)
         change = project_l1(changed - clean, self.radius, lowest=room[0], highest=room[1])
-        return shifted(clean, change).clamp(self.low, self.high)
+        return shifted(clean, change).clamp_(self.low, self.high)
 
     def sample(self, clean: Tensor, *, streams: Streams) -> Tensor:
         """Like `clean`: uniform in the ball (l0: on random pixels), then brought into range."""

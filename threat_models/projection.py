@@ -48,12 +48,10 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
         Croce, Hein: Mind the box: l1-APGD for sparse adversarial attacks on image classifiers. ICML
         2021.
     """
-    size = change.flatten(1).double()
-    wanted = size.abs()
-    room = torch.where(change > 0, highest, -lowest).flatten(1).double().clamp_min(0)
-    threshold = _threshold(wanted, room, radius)
-    projected = (wanted - threshold).clamp_min(0).minimum(room) * size.sign()
-    return projected.reshape(change.shape)
+    wanted = change.flatten(1).abs().double()
+    room = torch.where(change > 0, highest, -lowest).flatten(1).clamp_min_(0).double()
+    size = wanted.sub_(_threshold(wanted, room, radius)).clamp_min_(0).minimum(room)
+    return size.reshape(change.shape).copysign_(change)
 
 
 def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
@@ -66,11 +64,12 @@ def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
     high = wanted.amax(1, keepdim=True)
     point = low
     rounding = 4 * torch.finfo(wanted.dtype).eps * (wanted.sum(1, keepdim=True) + radius)
-    unsettled = wanted.minimum(room).sum(1, keepdim=True) > radius
+    unsettled = torch.ones_like(low, dtype=torch.bool)
     for _ in range(_HALVINGS):
-        left = (wanted - point).clamp_min(0)
+        left = (wanted - point).clamp_min_(0)
         excess = left.minimum(room).sum(1, keepdim=True) - radius
-        unsettled = unsettled & (excess.abs() > rounding)
+        # Without a threshold, less than the radius is well.
+        unsettled &= (excess > rounding) | ((excess < -rounding) & (point > 0))
         if not bool(unsettled.any()):
             break
         low = torch.where(excess > 0, point, low)
@@ -88,5 +87,6 @@ def shifted(clean: Tensor, change: Tensor) -> Tensor:
     Rounding to nearest adds up over thousands of small changes and would leave an l1 ball.
     """
     point = (clean + change).to(clean.dtype)
-    too_far = (point.double() - clean.double()).abs() > change.abs()
-    return torch.where(too_far, point.nextafter(clean), point)
+    too_far = point.double().sub_(clean).abs_() > change.abs()
+    # The difference of neighbours is exact, and a product is made in a fraction of `where`'s time.
+    return point.nextafter(clean).sub_(point).mul_(too_far).add_(point)

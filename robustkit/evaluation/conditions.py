@@ -8,6 +8,7 @@ from torch import nn
 
 from robustkit.errors import DeviceLost
 from robustkit.models.frozen import frozen
+from robustkit.randomness import seed_generators
 
 _ADVICE = {
     True: "What was recorded is kept: the run can be resumed.",
@@ -99,11 +100,6 @@ def _seeded(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]
     if getattr(model, "stochastic", False):
         yield
         return
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        # `torch.manual_seed` would also seed devices that are not used and not restored.
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(seed)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_generators(seed, device)
         yield

@@ -17,7 +17,7 @@ from robustkit.report import Draws
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
 from robustkit.threat_models import Objective
-from robustkit.threat_models.access import answer
+from robustkit.threat_models.answering import answer
 
 # Draws on which a point is chosen, and fresh ones on which it is scored.
 DRAWS = 20

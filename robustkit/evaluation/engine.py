@@ -37,7 +37,7 @@ from robustkit.threat_models import (
     grant,
     objective,
 )
-from robustkit.threat_models.access import Guide
+from robustkit.threat_models.meter import Guide
 
 
 class Progress(Protocol):

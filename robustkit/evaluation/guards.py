@@ -16,7 +16,7 @@ from robustkit.randomness import Streams
 from robustkit.report import Flag
 from robustkit.report.parts import Severity
 from robustkit.threat_models import Access, Meter, Targeted, ThreatModel
-from robustkit.threat_models.access import most
+from robustkit.threat_models.answering import most
 
 # More rows than this bring no speed, only padding when few examples are left.
 _ROWS = {"cpu": 64, "cuda": 512}

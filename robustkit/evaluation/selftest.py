@@ -8,39 +8,29 @@ a difference between the two.
 """
 
 import dataclasses
-import functools
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from robustkit import data
 from robustkit.attacks import APGD, FMN, PGD, EvasionAttack, describe, name_of
 from robustkit.errors import BadInput, DoesNotFit, MissingFile, RobustkitError
 from robustkit.evaluation.selftest_faults import ClampInside, Recentred, Unclamped
+from robustkit.evaluation.selftest_tasks import EXAMPLES, RADII, SEED, Norm, Task, task_of
 from robustkit.models.frozen import frozen
 from robustkit.randomness import Streams
-from robustkit.threat_models import LpBall, Objective, ThreatModel
+from robustkit.threat_models import Objective
 
-# Radii at which the classifier keeps about half of the digits.
-Norm = Literal["linf", "l2"]
-
-_RADII: Mapping[Norm, float] = {"linf": 0.2, "l2": 0.8}
-_EXAMPLES = 150
-_STEPS = 40
 # An attack may leave one point more standing than the reference.
 _WEAKER = 0.01
 # One that starts elsewhere or climbs another loss ends at other points: so many.
 _OTHER_WAY = 0.05
 # Twice the steps, steps of another length, or another start may change as much.
 _UNSETTLED = 0.03
-_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,25 +52,6 @@ class Check:
     wanted: str
     passed: bool
     hint: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """Images whose robust accuracy under a plain attack is known.
-
-    Attributes:
-        model: The classifier.
-        inputs: (N, C, H, W).
-        labels: (N,).
-        threat: The adversary.
-        reference: Robust accuracy under the plain attack.
-    """
-
-    model: nn.Module
-    inputs: Tensor
-    labels: Tensor
-    threat: ThreatModel
-    reference: float
 
 
 OWN: tuple[EvasionAttack[Any], ...] = (
@@ -117,9 +88,9 @@ def selftest(attack: EvasionAttack[Any] | None = None) -> Iterator[Check]:
 
 def examine(attack: EvasionAttack[Any]) -> Iterator[Check]:
     """All checks that fit one attack."""
-    norms = [norm for norm in _RADII if attack.why_not(_task(norm, "ends").threat) is None]
+    norms = [norm for norm in RADII if attack.why_not(task_of(norm, "ends").threat) is None]
     if not norms:
-        reason = attack.why_not(_task("linf", "ends").threat)
+        reason = attack.why_not(task_of("linf", "ends").threat)
         raise DoesNotFit(
             f"The attack {_words(attack)} cannot be checked: {reason}. The self-test has "
             "untargeted goals in linf and l2."
@@ -133,9 +104,9 @@ def examine(attack: EvasionAttack[Any]) -> Iterator[Check]:
 
 def _basic(attack: EvasionAttack[Any], norm: Norm) -> Iterator[tuple[float, Check]]:
     """Whether an attack keeps the rules and is as strong as plain PGD; what it leaves standing."""
-    ends, outside = _accuracy(attack, _task(norm, "ends"))
+    ends, outside = _accuracy(attack, task_of(norm, "ends"))
     yield ends, _allowed(attack, norm, outside)
-    middle, _ = _accuracy(attack, _task(norm, "middle"))
+    middle, _ = _accuracy(attack, task_of(norm, "middle"))
     for check in _compared(attack, norm, ends, middle):
         yield ends, check
 
@@ -144,7 +115,7 @@ def _allowed(attack: EvasionAttack[Any], norm: str, outside: int) -> Check:
     return Check(
         attack=_words(attack),
         name=f"{norm}: stays in the set",
-        found=f"{outside} of {_EXAMPLES} outside",
+        found=f"{outside} of {EXAMPLES} outside",
         wanted="0",
         passed=not outside,
         hint="It hands back points that the threat model does not allow: project around the clean "
@@ -160,8 +131,8 @@ def _compared(
     """The attack against plain PGD, away from the ends of the value range and at them."""
     options = describe(attack)
     same = options.get("loss") == "cross-entropy" and options.get("random_start") is False
-    weaker = max(0.0, middle - _task(norm, "middle").reference)
-    limit = _task(norm, "middle").reference + (_WEAKER if same else _OTHER_WAY)
+    weaker = max(0.0, middle - task_of(norm, "middle").reference)
+    limit = task_of(norm, "middle").reference + (_WEAKER if same else _OTHER_WAY)
     yield Check(
         attack=_words(attack),
         name=f"{norm}: values away from 0 and 1",
@@ -173,7 +144,7 @@ def _compared(
         else "It is weaker than plain PGD: more steps, another step size, or a fault.",
     )
     # How much weaker it is there, it may be here.
-    limit = _task(norm, "ends").reference + weaker + (_WEAKER if same else _UNSETTLED)
+    limit = task_of(norm, "ends").reference + weaker + (_WEAKER if same else _UNSETTLED)
     yield Check(
         attack=_words(attack),
         name=f"{norm}: values at 0 and 1",
@@ -190,7 +161,7 @@ def _compared(
 
 def _settled(attack: EvasionAttack[Any], norm: Norm, ends: float) -> Iterator[Check]:
     """Twice the steps, and steps of other lengths."""
-    task = _task(norm, "ends")
+    task = task_of(norm, "ends")
     for name, other in _variants(attack):
         left, _ = _accuracy(other, task)
         # Only what breaks more speaks against the attack as it is.
@@ -221,7 +192,7 @@ def _variants(attack: EvasionAttack[Any]) -> Iterator[tuple[str, EvasionAttack[A
 
 def _caught(fault: EvasionAttack[Any]) -> Check:
     """Whether an attack with a planted fault fails at least one check, and which."""
-    norms = list(_RADII)
+    norms = list(RADII)
     failed = [c.name for norm in norms for _, c in _basic(fault, norm) if not c.passed]
     return Check(
         attack=type(fault).__name__,
@@ -247,10 +218,10 @@ def _words(attack: EvasionAttack[Any]) -> str:
     return " ".join([name_of(attack), *changed])
 
 
-def _accuracy(attack: EvasionAttack[Any], task: _Task) -> tuple[float, int]:
+def _accuracy(attack: EvasionAttack[Any], task: Task) -> tuple[float, int]:
     """The share of examples that stand, and how many points lie outside the set."""
     ids = torch.arange(len(task.inputs))
-    streams = Streams.of(seed=_SEED, ids=ids, purpose="selftest")
+    streams = Streams.of(seed=SEED, ids=ids, purpose="selftest")
     objective = Objective(task.labels)
     allowed = task.threat.allowed
     with frozen(task.model):
@@ -270,104 +241,6 @@ def _accuracy(attack: EvasionAttack[Any], task: _Task) -> tuple[float, int]:
     # What looks for the nearest point measures distances, and may hand back one from outside.
     outside = 0 if attack.minimises else int((~verdict.allowed).sum())
     return float((right & ~verdict.achieved).double().mean()), outside
-
-
-@functools.cache
-def _task(norm: Norm, where: Literal["ends", "middle"]) -> _Task:
-    """Digits as they are, or moved into the middle of the value range: half as bright and wide."""
-    images = data.load("digits", n=_EXAMPLES)
-    inputs, labels = images.inputs(slice(None)), images.labels
-    model: nn.Module = _classifier()
-    radius = _RADII[norm]
-    if where == "middle":
-        inputs, radius, model = inputs / 2 + 0.25, radius / 2, _Middle(model).eval()
-    ball = LpBall(norm=norm, radius=radius)
-    points = plain_pgd(model, inputs, labels, ball, steps=_STEPS)
-    with torch.no_grad():
-        broken = model(points).argmax(1) != labels
-    return _Task(
-        model=model,
-        inputs=inputs,
-        labels=labels,
-        threat=ThreatModel(name=f"selftest {norm}", perturbation=ball),
-        reference=1 - float(broken.double().mean()),
-    )
-
-
-class _Middle(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(2 * inputs - 0.5)
-        return logits
-
-
-@torch.enable_grad()
-def plain_pgd(
-    model: nn.Module, clean: Tensor, labels: Tensor, ball: LpBall, *, steps: int
-) -> Tensor:
-    """Projected gradient descent on the cross-entropy, in linf or l2, from the clean images.
-
-    The reference: it shares no code with the attacks that are compared with it. An image that is
-    misclassified on the way keeps that point.
-
-    Args:
-        model: In eval mode.
-        clean: (N, C, H, W).
-        labels: (N,).
-        ball: What may be changed.
-        steps: Steps of 2.5 / steps of the radius.
-
-    Returns:
-        Like `clean`.
-    """
-    size = 2.5 * ball.radius / steps
-    point, kept, won = clean, clean, torch.zeros_like(labels, dtype=torch.bool)
-    for _ in range(steps + 1):
-        point = point.detach().requires_grad_()
-        logits = model(point)
-        (slope,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), point)
-        kept = torch.where(won[:, None, None, None], kept, point.detach())
-        won = won | (logits.argmax(1) != labels)
-        with torch.no_grad():
-            if ball.norm == "linf":
-                change = (point + size * slope.sign() - clean).clamp(-ball.radius, ball.radius)
-            else:
-                long = point + size * slope / _length(slope).clamp_min(1e-30) - clean
-                change = long * (ball.radius / _length(long).clamp_min(1e-30)).clamp_max(1)
-            point = (clean + change).clamp(ball.low, ball.high)
-    return kept
-
-
-def _length(change: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
-    return length[:, None, None, None]
-
-
-@functools.cache
-def _classifier() -> nn.Module:
-    """A small smooth network trained on attacked digits, in a second or two.
-
-    On a smooth one plain PGD converges, so that a difference means a fault.
-    """
-    images = data.load("digits", split="train")
-    inputs, labels = images.inputs(slice(None)), images.labels
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_SEED)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 10))
-    order = torch.Generator().manual_seed(_SEED)
-    ball = LpBall(norm="linf", radius=0.15)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    with torch.enable_grad():
-        for _ in range(8):
-            for rows in torch.randperm(len(inputs), generator=order).chunk(24):
-                changed = plain_pgd(model, inputs[rows], labels[rows], ball, steps=3)
-                optimizer.zero_grad()
-                torch.autograd.backward(F.cross_entropy(model(changed), labels[rows]))
-                optimizer.step()
-    return model.eval()
 
 
 def attack_from_code(spec: str) -> EvasionAttack[Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustkit.errors import BadInput
-from robustkit.randomness import Streams
+from robustkit.randomness import Streams, seed_generators
 
 
 class Augmentation(Protocol):
@@ -234,7 +234,7 @@ def _mixed(change: Any, inputs: Tensor, labels: Tensor, streams: Streams) -> tup
     # One draw for the whole batch: from the stream of its first example.
     seed = int(streams.take([0]).bits(())[0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         mixed: tuple[Tensor, Tensor] = change(inputs, labels)
     return mixed
 
@@ -249,6 +249,6 @@ def _one_by_one(change: Any, inputs: Tensor, streams: Streams) -> Tensor:  # noq
 
 
 def _seeded(change: Any, seed: int, image: Tensor) -> Tensor:  # noqa: ANN401 - torchvision's transforms
-    torch.manual_seed(seed)
+    seed_generators(seed)
     changed: Tensor = change(image)
     return changed

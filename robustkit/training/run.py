@@ -13,6 +13,7 @@ from torch import nn
 
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DeviceLost
+from robustkit.randomness import seed_generators
 from robustkit.training.batch import Batch
 from robustkit.training.checkpoints import Checkpoints
 from robustkit.training.describing import identity
@@ -155,7 +156,7 @@ class Run:
 
     def _backward(self, batch: Batch, *, parts: int, number: int, last: bool) -> None:
         place = (self.epoch, self.step, batch.replay, number, self.session.rank)
-        torch.manual_seed(_key(self.trainer.seed, place))
+        seed_generators(_key(self.trainer.seed, place), self.session.device)
         with contextlib.ExitStack() as stack:
             if not last and self.wrapped is not self.model:
                 stack.enter_context(self.wrapped.no_sync())  # type: ignore[operator]

@@ -11,6 +11,7 @@ from robustkit.attacks import APGD, PGD, build
 from robustkit.errors import DoesNotFit
 from robustkit.evaluation import selftest
 from robustkit.evaluation.selftest_faults import ClampInside
+from robustkit.evaluation.selftest_tasks import task_of
 from tests.cli.conftest import Invoke
 
 OWN = """
@@ -69,9 +70,9 @@ def test_weak_attacks_fail() -> None:
 
 def test_the_reference_is_that_of_foolbox() -> None:
     other = build("foolbox:LinfPGD", {"steps": "40", "rel_stepsize": "0.0625"})
-    robust, outside = selftest._accuracy(other, selftest._task("linf", "ends"))
+    robust, outside = selftest._accuracy(other, task_of("linf", "ends"))
     assert outside == 0
-    assert abs(robust - selftest._task("linf", "ends").reference) <= 0.03
+    assert abs(robust - task_of("linf", "ends").reference) <= 0.03
 
 
 def test_a_self_test_that_sees_no_fault_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ from robustkit.threat_models import (
     grant,
     parse_goal,
 )
-from robustkit.threat_models.access import Guide
+from robustkit.threat_models.meter import Guide
 from tests.evaluation.victims import digits, network, outcome, threat, victim
 
 N, WIDTH = 24, 8

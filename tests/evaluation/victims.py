@@ -7,15 +7,15 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustkit import data
 from robustkit.data import LabelledImages
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
 from robustkit.threat_models import ThreatModel, load
+from robustkit.training import AdamW, OneCycle, Trainer
+from robustkit.training.losses.pgd import PGDTraining
 
 # Radii at which the classifier keeps about half of the digits.
 RADII = {"linf": 0.2, "l2": 0.8, "l1": 1.5}
@@ -38,31 +38,15 @@ def network(*, classes: int = 10, seed: int = 0) -> CNN:
 
 @functools.cache
 def robust_state(classes: int = 10) -> dict[str, Tensor]:
-    """The weights of a network trained on attacked digits below `classes`, in two seconds."""
+    """The weights of a network trained on attacked digits below `classes`, in seconds."""
     train = data.load("digits", split="train")
     keep = train.labels < classes
-    inputs, labels = train.inputs(keep), train.labels[keep]
-    model = network(classes=classes).train()
-    order = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(8):
-        for rows in torch.randperm(len(inputs), generator=order).chunk(12):
-            changed = _pgd(model, inputs[rows], labels[rows])
-            optimizer.zero_grad()
-            torch.autograd.backward(F.cross_entropy(model(changed), labels[rows]))
-            optimizer.step()
+    model = network(classes=classes)
+    trainer = Trainer(epochs=8, batch_size=60, optimizer=AdamW(lr=0.02), schedule=OneCycle())
+    adversary = load("linf").with_radius(0.15)
+    loss = PGDTraining(threat=adversary, steps=3, step_size=0.5, start="clean")
+    trainer.fit(model, (train.inputs(keep), train.labels[keep]), loss)
     return model.state_dict()
-
-
-def _pgd(model: nn.Module, clean: Tensor, labels: Tensor) -> Tensor:
-    """Three steps of plain linf PGD."""
-    changed = clean
-    for _ in range(3):
-        changed = changed.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(F.cross_entropy(model(changed), labels), changed)
-        step = (changed + 0.075 * slope.sign()).clamp(clean - 0.15, clean + 0.15)
-        changed = step.detach().clamp(0, 1)
-    return changed
 
 
 def victim(classes: int = 10) -> CNN:

@@ -87,6 +87,16 @@ def test_a_crop_is_a_piece_of_the_larger_image() -> None:
         assert any(torch.equal(image, piece) for piece in pieces)
 
 
+@pytest.mark.parametrize("change", [MixUp(), CutMix(), RandAugment()], ids=repr)
+def test_global_generators_of_gpus_are_left_alone(
+    change: Augmentation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    change(images(), LABELS, classes=3, streams=streams())
+    assert not asked
+
+
 @pytest.mark.parametrize("change", [MixUp(), CutMix()], ids=repr)
 def test_mixing_gives_shares_of_classes_and_leaves_the_global_generator(
     change: Augmentation,

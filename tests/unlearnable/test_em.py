@@ -12,7 +12,8 @@ from robustkit.errors import BadInput, RobustkitWarning
 from robustkit.threat_models import LpBall
 from robustkit.training import SGD, Trainer
 from robustkit.unlearnable import EM, EMClassWise
-from robustkit.unlearnable.em import ErrorMinimisation, Noise
+from robustkit.unlearnable.em import ErrorMinimisation
+from robustkit.unlearnable.moving import Noise
 from tests.unlearnable.small import NARROW, SMALL, Watched, accuracy, images, streams, threat
 
 WIDE = threat("linf", perturbation=LpBall(norm="linf", radius=0.15))

@@ -81,7 +81,7 @@ def climb(
 ) -> Tensor:
     """One step along the steepest direction of the set's norm, projected back."""
     direction = steepest(gradient, point, allowed, sparsity=_SPARSITY)
-    return _laid_out(allowed.project(clean, point + length * direction), clean)
+    return _laid_out(allowed.project(clean, direction.mul_(length).add_(point)), clean)
 
 
 def _laid_out(point: Tensor, like: Tensor) -> Tensor:
