@@ -331,12 +331,12 @@ def test_a_saved_filter_comes_back_bit_for_bit(sampled: bool, tmp_path: Path) ->
 
 def test_a_naive_evaluation_is_told_what_it_missed() -> None:
     report = evaluate(
-        filtered(), digits(60), threat(), attacks=[PGD(steps=20, loss="margin")], batch_size=60
+        filtered(), digits(40), threat(), attacks=[PGD(steps=10, loss="margin")], batch_size=40
     )
     found = report.accuracies
     assert found.surrogate is not None
     # Random starts break a few.
-    assert found.direct.value > report.clean_accuracy.value - 0.1
+    assert found.direct.value > report.clean_accuracy.value - 0.15
     assert found.surrogate.value < found.direct.value - 0.2
     assert report.robust_accuracy.value <= found.surrogate.value
     severities = {flag.id: flag.severity for flag in report.flags}
@@ -372,7 +372,7 @@ def test_an_evaluation_averages_over_draws(monkeypatch: pytest.MonkeyPatch) -> N
     for module in (adaptive, draws):
         monkeypatch.setattr(module, "RUNGS", (2, 3, 4))
     report = evaluate(
-        filtered(sampled=True), digits(8), threat(), attacks=[PGD(steps=3)], batch_size=8
+        filtered(sampled=True), digits(4), threat(), attacks=[PGD(steps=2)], batch_size=4
     )
     assert {"F1", "F3"} <= {flag.id for flag in report.flags}
     assert {row.through for row in report.attacks} >= {"direct", "eot", "bpda", "warm"}
