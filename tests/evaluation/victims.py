@@ -5,20 +5,23 @@ Under the standard plan it keeps 30 to 70 % of the digits, so that a verdict can
 
 import functools
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustkit import data
 from robustkit.data import LabelledImages
 from robustkit.models.cnn import CNN
-from robustkit.report import EvasionReport
+from robustkit.report import EvasionReport, read
 from robustkit.threat_models import ThreatModel, load
 from robustkit.training import AdamW, OneCycle, Trainer
 from robustkit.training.losses.pgd import PGDTraining
 
 # Radii at which the classifier keeps about half of the digits.
-RADII = {"linf": 0.2, "l2": 0.8, "l1": 1.5}
+RADII = {"linf": 0.2, "l2": 0.8, "l1": 1.2}
 
 
 def digits(n: int = 40) -> LabelledImages:
@@ -100,3 +103,20 @@ def outcome(report: EvasionReport) -> dict[str, Any]:
         "passes": (report.cost.forward, report.cost.backward),
         "facts": (report.model, report.data, report.threat, report.seed),
     }
+
+
+def broken(folder: Path) -> dict[int, Tensor]:
+    found = load_file(folder / "examples.safetensors")
+    return dict(zip(found["ids"].tolist(), found["inputs"], strict=True))
+
+
+def same(folder: Path, report: EvasionReport, alone: tuple[Path, EvasionReport]) -> None:
+    """The same verdicts, passes and images as one process gives, and nothing left lying about."""
+    assert outcome(report) == outcome(alone[1])
+    written = read(folder / "report.json")
+    assert isinstance(written, EvasionReport)
+    assert outcome(written) == outcome(alone[1])
+    images, expected = broken(folder), broken(alone[0])
+    assert images.keys() == expected.keys()
+    assert all(torch.equal(images[id_], expected[id_]) for id_ in images)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in alone[0].iterdir()}
