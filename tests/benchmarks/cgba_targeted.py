@@ -12,6 +12,7 @@ ROBUSTKIT_BENCHMARKS names keeps what is finished."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def measured(title: str, arm: Arm, seeds: list[int], place: Path) -> Distances:
     for seed in seeds:
         depends_on = {"arm": repr(arm), "seed": seed, "code": version(), "budgets": BUDGETS}
         name = f"cgba-targeted-{title.replace(' ', '-')}-{seed}"
-        distances = kept(place, name, depends_on, lambda seed=seed: _on_cifar(arm, seed))
+        distances = kept(place, name, depends_on, partial(_on_cifar, arm, seed))
         found |= {(seed, number): row for number, row in enumerate(distances)}
     return found
 
