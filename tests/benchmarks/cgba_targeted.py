@@ -10,9 +10,9 @@ over images: below 1 (and for differences below 0) the plan is nearer. ROBUSTKIT
 the seeds (0 if it is not set); one takes a quarter of an hour on one core. The folder that
 ROBUSTKIT_BENCHMARKS names keeps what is finished."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def measured(title: str, arm: Arm, seeds: list[int], place: Path) -> Distances:
     for seed in seeds:
         depends_on = {"arm": repr(arm), "seed": seed, "code": version(), "budgets": BUDGETS}
         name = f"cgba-targeted-{title.replace(' ', '-')}-{seed}"
-        distances = kept(place, name, depends_on, partial(_on_cifar, arm, seed))
+        distances = kept(place, name, depends_on, functools.partial(_on_cifar, arm, seed))
         found |= {(seed, number): row for number, row in enumerate(distances)}
     return found
 
