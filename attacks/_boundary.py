@@ -1,27 +1,46 @@
-"""What attacks on labels share: an account of queries, bisections, and sums of random steps.
+"""What attacks on labels share: questions, an account of queries, and bisections.
 
-Everything is row-aligned with the victims of the view. `rows` are indices of victims; several rows
+Everything is row-aligned with the victims of a hunt. `rows` are indices of victims; several rows
 may belong to one victim only where that is said. No question is asked that a victim cannot pay for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks._dct import smooth_normal
-from robustkit.passes import padded
 from robustkit.randomness import Streams
 from robustkit.threat_models import Decisions, Objective, PerturbationSet
 
-# Rows in which noise is made where the view names no width.
+# Rows in which noise is made and questions are asked where the view names no width.
 _ROWS = 128
-# Binary digits of the fixed-point numbers in which noise is added up: sums of whole numbers do not
-# depend on their order, on any device.
-_FIXED = 2.0**32
 
 Path = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Points that a search asks about. It goes on when all of them have been answered.
+
+    Attributes:
+        rows: (K,) the victims who pay, one for each point.
+        points: Called with one slice of them after the other, gives their points.
+        learn: Told of the answers: the slice, its points, and bool whether they reached the
+            objectives.
+        patient: Many points for each victim, which may be spread over several batches to fill them.
+    """
+
+    rows: Tensor
+    points: Callable[[slice], Tensor]
+    learn: Callable[[slice, Tensor, Tensor], None]
+    patient: bool = False
+
+
+T = TypeVar("T")
+# A search, or a part of one: it yields its questions, one at a time, and returns something.
+Steps = Generator[Question, None, T]
 
 
 @dataclass(slots=True)
@@ -29,22 +48,22 @@ class Hunt:
     """The nearest point found so far for every victim, and what each may still spend.
 
     Attributes:
-        view: Labels.
         clean: (N, C, H, W) the inputs before the attack.
         objective: What is wanted of each.
         allowed: Gives distances and the value range.
         streams: One random stream per victim.
+        width: Rows in which questions are asked.
         left: (N,) int64, queries each may still ask.
         point: (N, C, H, W) the nearest point that was asked about and reached the objective; the
             clean input where there is none.
         distance: (N,) float64, how far `point` lies; infinite where there is none.
     """
 
-    view: Decisions
     clean: Tensor
     objective: Objective
     allowed: PerturbationSet
     streams: Streams
+    width: int
     left: Tensor
     point: Tensor
     distance: Tensor
@@ -65,22 +84,17 @@ class Hunt:
         if left is None:
             left = torch.full((len(inputs),), queries, device=inputs.device)
         return cls(
-            view=view,
             clean=inputs.detach(),
             objective=objective,
             allowed=allowed,
             streams=streams.on_lanes(0),
+            width=view.width or _ROWS,
             left=left.clone(),
             point=inputs.detach().clone(),
             distance=torch.full(
                 (len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device
             ),
         )
-
-    @property
-    def width(self) -> int:
-        """Rows in which questions are made and asked."""
-        return self.view.width or _ROWS
 
     def started(self) -> Tensor:
         """(M,) the victims that have a point, are not there yet, and can pay for a query."""
@@ -91,24 +105,22 @@ class Hunt:
         """Points brought into the value range."""
         return points.clamp(self.allowed.low, self.allowed.high)
 
-    def ask(self, points: Tensor, rows: Tensor) -> Tensor:
-        """(M,) bool: whether points reach the objectives of the victims `rows`, who pay for them.
+    def hear(self, points: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+        """Take in answers, and keep for every victim what is nearer than anything before.
 
-        A refused answer does not. Victims may be named more than once.
-        """
-        labels = self.view.labels(points, rows)
-        self.left.index_add_(0, rows, torch.full_like(rows, -1))
-        if self.objective.targets is not None:
-            return labels == self.objective.targets[rows]
-        return (labels >= 0) & (labels != self.objective.labels[rows])
-
-    def try_out(self, points: Tensor, rows: Tensor) -> Tensor:
-        """Ask, and keep for every victim what is nearer than anything before.
+        Args:
+            points: (M, C, H, W) what was asked about.
+            rows: (M,) the victims who paid; they may be named more than once.
+            labels: (M,) what was answered; a refusal is no success.
 
         Returns:
-            (M,) bool, as `ask`.
+            (M,) bool: whether the points reach the objectives.
         """
-        won = self.ask(points, rows)
+        self.left.index_add_(0, rows, torch.full_like(rows, -1))
+        if self.objective.targets is not None:
+            won = labels == self.objective.targets[rows]
+        else:
+            won = (labels >= 0) & (labels != self.objective.labels[rows])
         places = won.nonzero()[:, 0]
         victims = rows[places]
         distance = self.allowed.distance(self.clean[victims], points[places])
@@ -120,6 +132,20 @@ class Hunt:
         changed = (first < len(rows)).nonzero()[:, 0]
         self.point[changed] = points[first[changed]]
         self.distance[changed] = nearest[changed]
+        return won
+
+    def try_out(self, points: Tensor, rows: Tensor) -> Steps[Tensor]:
+        """Ask about one point of each of the victims `rows`.
+
+        Returns:
+            (M,) bool: whether the points reach the objectives.
+        """
+        won = torch.zeros_like(rows, dtype=torch.bool)
+
+        def learn(part: slice, _: Tensor, answers: Tensor) -> None:
+            won[part] = answers
+
+        yield Question(rows, lambda part: points[part], learn)
         return won
 
     def on_segment(self, rows: Tensor, ends: Tensor) -> Path:
@@ -134,7 +160,7 @@ class Hunt:
 
     def bisect(
         self, rows: Tensor, path: Path, *, good: Tensor, bad: Tensor, gap: Tensor, rounds: int = 60
-    ) -> Tensor:
+    ) -> Steps[Tensor]:
         """Halve the interval between a good and a bad place of every path until it is small.
 
         Args:
@@ -155,99 +181,20 @@ class Hunt:
             if not len(places):
                 break
             middle = (good[places] + bad[places]) / 2
-            won = self.try_out(path(places, middle), rows[places])
+            won = yield from self.try_out(path(places, middle), rows[places])
             good[places] = torch.where(won, middle, good[places])
             bad[places] = torch.where(won, bad[places], middle)
         return good
 
-    def towards(self, rows: Tensor, gap: Tensor, *, ends: Tensor | None = None) -> None:
+    def towards(self, rows: Tensor, gap: Tensor, *, ends: Tensor | None = None) -> Steps[None]:
         """Bisect the lines from the clean inputs to `ends`, by default to the points found."""
         goal = self.point[rows] if ends is None else ends
         ones = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         length = self.allowed.distance(self.clean[rows], goal).clamp_min(1e-300)
         path = self.on_segment(rows, goal)
-        self.bisect(rows, path, good=ones, bad=ones * 0, gap=gap / length)
-
-    def packed(self, rows: Tensor, counts: Tensor) -> "list[tuple[Tensor, Tensor]]":
-        """Cut many questions of each victim into batches as wide as the model is run.
-
-        Args:
-            rows: (M,) victims.
-            counts: (M,) int64 questions of each.
-
-        Returns:
-            (places, numbers) of each batch: which of `rows` asks, and its how manieth question.
-        """
-        places = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
-        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        numbers = torch.arange(len(places), device=rows.device) - first
-        starts = range(0, len(places), self.width)
-        return [
-            (places[start : start + self.width], numbers[start : start + self.width])
-            for start in starts
-        ]
+        yield from self.bisect(rows, path, good=ones, bad=ones * 0, gap=gap / length)
 
 
 def columns(values: Tensor) -> Tensor:
     """(N,) numbers shaped to be multiplied with (N, C, H, W)."""
     return values.reshape(-1, 1, 1, 1)
-
-
-def smooth_noise(
-    streams: Streams, shape: tuple[int, ...], reduction: float, *, draw: Tensor, width: int
-) -> Tensor:
-    """`smooth_normal` for as many rows, made at a fixed width.
-
-    The last bits of a matrix product may depend on the number of rows, so there is always the same.
-    """
-    parts = []
-    for start in range(0, len(streams), width):
-        rows = torch.arange(start, min(start + width, len(streams)), device=streams.ids.device)
-        same = padded(rows, width)
-        made = smooth_normal(streams.take(same), shape, reduction, draw=draw[same])
-        parts.append(made[: len(rows)])
-    return torch.cat(parts)
-
-
-@dataclass(slots=True)
-class Slope:
-    """Adds up random directions by what was answered there, exactly and in any order.
-
-    Attributes:
-        total: (M, C, H, W) int64 sum of all directions, in fixed point.
-        good: (M, C, H, W) int64 sum of those that reached the objective.
-        asked: (M,) int64 directions.
-        won: (M,) int64 directions that reached the objective.
-    """
-
-    total: Tensor
-    good: Tensor
-    asked: Tensor
-    won: Tensor
-
-    @classmethod
-    def flat(cls, like: Tensor) -> "Slope":
-        """Nothing seen yet."""
-        zeros = torch.zeros(like.shape, dtype=torch.int64, device=like.device)
-        count = torch.zeros(len(like), dtype=torch.int64, device=like.device)
-        return cls(zeros, zeros.clone(), count, count.clone())
-
-    def add(self, places: Tensor, directions: Tensor, won: Tensor) -> None:
-        """Take in (K, C, H, W) directions and their (K,) bool answers at `places`."""
-        fixed = (directions.double() * _FIXED).to(torch.int64)
-        self.total.index_add_(0, places, fixed)
-        self.good.index_add_(0, places[won], fixed[won])
-        self.asked.index_add_(0, places, torch.ones_like(places))
-        self.won.index_add_(0, places, won.to(torch.int64))
-
-    def direction(self) -> Tensor:
-        """(M, C, H, W) float64: towards the objective, answers weighed against their average.
-
-        Where all answers are the same, the average direction, or away from it.
-        """
-        share = self.won.double() / self.asked.clamp_min(1)
-        rising = self.good.double() - columns(share) * self.total.double()
-        same = (self.won == 0) | (self.won == self.asked)
-        sign = torch.where(self.won > 0, 1.0, -1.0).double()
-        slope: Tensor = torch.where(columns(same), columns(sign) * self.total.double(), rising)
-        return slope.div(_FIXED)

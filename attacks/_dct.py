@@ -1,35 +1,76 @@
 """Smooth random images: few frequencies of a cosine transform, drawn from per-example streams."""
 
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from robustkit.passes import padded
 from robustkit.randomness import Streams
 
 
-def smooth_normal(
-    streams: Streams, shape: tuple[int, ...], reduction: float, *, draw: Tensor | int = 0
+def smooth_noise(
+    streams: Streams, shape: tuple[int, ...], reduction: float, *, draw: Tensor, width: int
 ) -> Tensor:
-    """(N, C, H, W) float32 noise made of the lowest 1 / `reduction` of the frequencies per axis.
+    """As `mixed_noise`, with one reduction for all rows."""
+    kinds = torch.zeros_like(streams.ids)
+    return mixed_noise(streams, shape, (reduction,), kinds, draw=draw, width=width)
 
-    The coefficients are standard normal, so that with `reduction` 1 this is plain normal noise and
-    the expected squared length is the number of coefficients, `dimensions(shape, reduction)`.
+
+def mixed_noise(
+    streams: Streams,
+    shape: tuple[int, ...],
+    reductions: Sequence[float],
+    kinds: Tensor,
+    *,
+    draw: Tensor,
+    width: int,
+) -> Tensor:
+    """(N, C, H, W) float32 noise made of the lowest 1 / reduction of the frequencies per axis.
+
+    The coefficients are standard normal, so that with a reduction of 1 this is plain normal noise
+    and the expected squared length is the number of coefficients, `dimensions(shape, reduction)`.
+
+    Args:
+        streams: One for each row.
+        shape: Of an image.
+        reductions: Those that there are.
+        kinds: (N,) int64, which of them each row has.
+        draw: (N,) int64, the number of the draw in each stream.
+        width: Rows in which the transform is computed: the last bits of a matrix product may depend
+            on how many there are.
     """
-    channels, height, width = shape
-    kept = kept_frequencies(shape, reduction)
-    if kept == (height, width):
-        return streams.normal(shape, draw=draw)
-    coefficients = streams.normal((channels, *kept), draw=draw)
-    rows = cosines(height, kept[0], coefficients.device)
-    columns = cosines(width, kept[1], coefficients.device)
-    smooth: Tensor = rows.T @ coefficients @ columns
-    return smooth
+    channels, *sides = shape
+    sizes = [kept_frequencies(shape, reduction) for reduction in reductions]
+    noise = torch.zeros(len(kinds), *shape, device=kinds.device)
+    for number, (height, across) in enumerate(sizes):
+        rows = (kinds == number).nonzero()[:, 0]
+        if len(rows):
+            drawn = streams.take(rows).normal((channels, height, across), draw=draw[rows])
+            noise[rows, :, :height, :across] = drawn
+    coarse = [list(size) != sides for size in sizes]
+    waves = torch.tensor(coarse, device=kinds.device)[kinds].nonzero()[:, 0]
+    if len(waves):
+        height, across = (
+            max(side) for side in zip(*itertools.compress(sizes, coarse), strict=True)
+        )
+        noise[waves] = _images(noise[waves, :, :height, :across], shape, width)
+    return noise
+
+
+def _images(waves: Tensor, shape: tuple[int, ...], width: int) -> Tensor:
+    """(N, C, H, W) the images of the lowest frequencies' coefficients, (N, C, h, w)."""
+    rows = cosines(shape[1], waves.shape[2], waves.device)
+    columns = cosines(shape[2], waves.shape[3], waves.device)
+    parts = [rows.T @ padded(part, width) @ columns for part in torch.split(waves, width)]
+    return torch.cat(parts)[: len(waves)]
 
 
 def dimensions(shape: tuple[int, ...], reduction: float) -> int:
-    """How many coefficients `smooth_normal` draws for an image."""
+    """How many coefficients `mixed_noise` draws for an image."""
     return shape[0] * math.prod(kept_frequencies(shape, reduction))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import columns, smooth_noise
-from robustkit.attacks._dct import dimensions
+from robustkit.attacks._boundary import columns
+from robustkit.attacks._dct import dimensions, mixed_noise
 from robustkit.randomness import Streams
 
 
@@ -66,17 +66,14 @@ def noise_of(
         streams: One for each.
         shape: Of an image.
         draw: (K,) int64, the how manieth direction it is of its stream.
-        width: As for `smooth_noise`.
+        width: As for `mixed_noise`.
     """
-    noise = torch.zeros(len(kinds), *shape, device=streams.ids.device)
-    for reduction in {grain.reduction for grain in choice}:
-        coarse = torch.tensor([grain.reduction == reduction for grain in choice])
-        mine = coarse.to(kinds.device)[kinds].nonzero()[:, 0]
-        if len(mine):
-            made = smooth_noise(streams.take(mine), shape, reduction, draw=draw[mine], width=width)
-            noise[mine] = made / dimensions(shape, reduction) ** 0.5
+    reductions = [grain.reduction for grain in choice]
+    noise = mixed_noise(streams, shape, reductions, kinds, draw=draw, width=width)
     # Every channel keeps its variance.
-    own = torch.tensor([math.sqrt(1 - grain.common) for grain in choice])
-    grey = torch.tensor([math.sqrt(1 + (shape[0] - 1) * grain.common) for grain in choice])
-    own, more = (columns(value.to(noise)[kinds]) for value in (own, grey - own))
-    return own * noise + more * noise.mean(1, keepdim=True)
+    size = [dimensions(shape, reduction) ** 0.5 for reduction in reductions]
+    own = [math.sqrt(1 - grain.common) for grain in choice]
+    grey = [math.sqrt(1 + (shape[0] - 1) * grain.common) for grain in choice]
+    factor = torch.tensor([own, grey]).div_(torch.tensor(size)).to(noise)[:, kinds]
+    common = noise.mean(1, keepdim=True) * columns(factor[1] - factor[0])
+    return noise.mul_(columns(factor[0])).add_(common)

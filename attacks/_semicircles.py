@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, Slope, columns
+from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._dct import dimensions
 from robustkit.attacks._grains import Grain, grains, noise_of
-from robustkit.attacks._hunts import LabelAttack
-from robustkit.attacks._normals import share
+from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
+from robustkit.attacks._normals import Noise, look_around, share
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
+from robustkit.randomness import Streams
 from robustkit.threat_models.projection import lengths
 
 # What a kind of step that is not used gains in credit per round: the others may have run dry.
@@ -39,30 +40,23 @@ class Semicircles(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if min(self.queries, self.noise, self.tries) < 1 or self.candidates < 0:
-            raise BadInput(
-                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}, "
-                f"candidates {self.candidates}; the first three must be at least 1, the last 0."
-            )
-        if self.reduction is not None and not self.reduction >= 1:
-            raise BadInput(f"reduction is {self.reduction}; it must be at least 1, or none.")
+        check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
+        check_at_least(0, candidates=self.candidates)
+        check_positive(step=self.step, tolerance=self.tolerance)
+        if self.reduction is not None:
+            check_at_least(1, reduction=self.reduction)
         if self.common is not None and not 0 <= self.common <= 1:
             raise BadInput(f"common is {self.common}; it must lie between 0 and 1, or be none.")
-        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput(
-                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
-                "than 0 and finite."
-            )
 
     def grains(self, hunt: Hunt) -> tuple[Grain, ...]:
         """The kinds of random steps that may be chosen from."""
         return grains(self.reduction, self.common, channels=hunt.clean.shape[1])
 
-    def search(self, hunt: Hunt) -> None:
+    def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around and moving along the boundary."""
-        find_starts(hunt, tries=self.tries, better=self.candidates)
+        yield from find_starts(hunt, tries=self.tries, better=self.candidates)
         rows = hunt.started()
-        hunt.towards(rows, self.gap(hunt, rows))
+        yield from hunt.towards(rows, self.gap(hunt, rows))
         drawn = torch.zeros_like(hunt.left)
         # What each kind of step gained at its last use; one that was not used yet is used first.
         rate = hunt.distance.new_full((len(hunt.clean), len(self.grains(hunt))), math.inf)
@@ -74,14 +68,15 @@ class Semicircles(LabelAttack):
                 break
             kinds = rate[rows].argmax(1)
             before, left = hunt.distance[rows], hunt.left[rows]
-            slope = self._look_around(hunt, rows, counts, kinds, drawn)
-            self.advance(hunt, rows, slope)
+            scale, noise = self.step * before, self._across(hunt, rows, kinds)
+            slope = yield from look_around(hunt, rows, counts, drawn, scale=scale, noise=noise)
+            yield from self.advance(hunt, rows, slope)
             rate[rows] *= _CREDIT
             gain = torch.log(before / hunt.distance[rows])
             rate[rows, kinds] = gain / (left - hunt.left[rows])
 
     @abstractmethod
-    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> Steps[None]:
         """Move the points of `rows` along the boundary, given the estimated way out of the class.
 
         Args:
@@ -99,35 +94,23 @@ class Semicircles(LabelAttack):
         finest = max(dimensions(shape, grain.reduction) for grain in self.grains(hunt))
         return self.tolerance * self.step / math.sqrt(finest) * hunt.distance[rows]
 
-    def _look_around(
-        self, hunt: Hunt, rows: Tensor, counts: Tensor, kinds: Tensor, drawn: Tensor
-    ) -> Tensor:
-        """Estimate the normal of the boundary from random steps around the points of `rows`."""
-        points = hunt.point[rows]
-        unit = (points - hunt.clean[rows]) / columns(hunt.distance[rows]).to(points.dtype)
-        length = columns(self.step * hunt.distance[rows]).to(points.dtype)
-        streams = hunt.streams.fork("noise")
-        slope, choice = Slope.flat(points), self.grains(hunt)
-        for places, numbers in hunt.packed(rows, counts):
-            payers = rows[places]
-            noise = noise_of(
-                choice,
-                kinds[places],
-                streams.take(payers),
-                tuple(points.shape[1:]),
-                draw=drawn[payers] + numbers,
-                width=hunt.width,
-            )
-            # A step along the line to the clean input tells nothing about the normal across it,
-            # and drowns what the rest of the step would tell.
-            along = (noise * unit[places]).flatten(1).sum(1, dtype=torch.float64)
-            noise = noise - columns(along).to(noise.dtype) * unit[places]
-            tried = hunt.boxed(points[places] + length[places] * noise)
-            won = hunt.try_out(tried, payers)
-            # What was really tried: the value range may have cut the step.
-            slope.add(places, (tried - points[places]) / length[places], won)
-        drawn[rows] += counts
-        return slope.direction()
+    def _across(self, hunt: Hunt, rows: Tensor, kinds: Tensor) -> Noise:
+        """Random directions of the chosen kinds, across the lines to the points of `rows`.
+
+        A step along the line to the clean input tells nothing about the boundary's normal across
+        it, and drowns what the rest of the step would tell.
+        """
+        choice, shape = self.grains(hunt), tuple(hunt.clean.shape[1:])
+        line = hunt.point[rows] - hunt.clean[rows]
+        unit = line / columns(hunt.distance[rows]).to(line.dtype)
+
+        def noise(places: Tensor, streams: Streams, draw: Tensor) -> Tensor:
+            made = noise_of(choice, kinds[places], streams, shape, draw=draw, width=hunt.width)
+            forth = unit[places]
+            along = (made * forth).flatten(1).sum(1, dtype=torch.float64)
+            return made.addcmul_(columns(along).to(made.dtype), forth, value=-1)
+
+        return noise
 
 
 class Arc:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, smooth_noise
-from robustkit.attacks._dct import dimensions
+from robustkit.attacks._boundary import Hunt, Steps, columns
+from robustkit.attacks._dct import dimensions, mixed_noise
 from robustkit.errors import DoesNotFit
 from robustkit.randomness import Streams
 from robustkit.threat_models import PerturbationSet
@@ -25,7 +25,14 @@ def check_range(allowed: PerturbationSet) -> None:
         )
 
 
-def find_starts(hunt: Hunt, *, tries: int, better: int) -> None:
+# How much nearer a further candidate must be, and how often a good one is halved at once.
+_NEARER = 0.9
+_HALVINGS = 3
+# Noise is by turns of single pixels and of larger and larger blobs.
+_REDUCTIONS = (1, 2, 4, 8)
+
+
+def find_starts(hunt: Hunt, *, tries: int, better: int) -> Steps[None]:
     """Give every victim a point that reaches its objective, if one is found.
 
     First the clean input is asked about: where that reaches the objective already, nothing is to be
@@ -40,71 +47,107 @@ def find_starts(hunt: Hunt, *, tries: int, better: int) -> None:
         better: Candidates looked at after the first success.
     """
     everyone = (hunt.left > 0).nonzero()[:, 0]
-    if len(everyone):
-        hunt.try_out(hunt.clean[everyone], everyone)
-    own = hunt.objective.starts
-    if own is not None:
-        for number in range(own.shape[1]):
-            _candidate(hunt, own[:, number], own[:, number].isfinite().flatten(1).all(1))
-    streams = hunt.streams.fork("start")
-    for number in range(tries):
-        waiting = hunt.distance.isinf() & (hunt.left > 0)
-        if not bool(waiting.any()):
-            break
-        rows = waiting.nonzero()[:, 0]
-        noise = _noise(hunt, streams, rows, number)
-        size = (number + 1) / tries
+    yield from hunt.try_out(hunt.clean[everyone], everyone)
+    starts = _Starts(hunt, tries, better)
+    while len(rows := starts.unfinished()):
+        won = yield from hunt.try_out(starts.propose(rows), rows)
+        starts.learn(rows, won)
+
+
+class _Starts:
+    """The candidates of all victims, each of whom is at another one.
+
+    They are numbered: first the adversary's own images, then random ones until the first success,
+    then, where the adversary owns none, further random directions.
+
+    Attributes:
+        number: (N,) int64, the candidate that each looks at.
+        halvings: (N,) int64, how often a good one is still halved.
+        ends: (N, C, H, W) the candidates themselves.
+        at: (N,) float64, which place on the line to the candidate is asked about.
+        good: (N,) float64, where on this line the objective was reached.
+        bad: (N,) float64, where it is taken not to be.
+    """
+
+    def __init__(self, hunt: Hunt, tries: int, better: int) -> None:
+        """Args: as for `find_starts`."""
+        own = hunt.objective.starts
+        if own is None:
+            own = hunt.clean.new_zeros(len(hunt.clean), 0, *hunt.clean.shape[1:])
+        self._hunt, self._own, self._streams = hunt, own, hunt.streams.fork("start")
+        self._there = own.isfinite().flatten(2).all(2)
+        self._owned = own.shape[1]
+        self._tries, self._tried = tries, self._owned + tries
+        self._all = self._tried + (0 if self._owned else better)
+        self.number = torch.zeros_like(hunt.left)
+        self.halvings = torch.zeros_like(hunt.left)
+        self.ends = hunt.clean.clone()
+        self.at = torch.zeros_like(hunt.distance)
+        self.good, self.bad = self.at.clone(), self.at.clone()
+        self._skip()
+
+    def unfinished(self) -> Tensor:
+        """(M,) the victims that have another question and can pay for it."""
+        more = self.number < self._all
+        return (more & (self._hunt.distance > 0) & (self._hunt.left > 0)).nonzero()[:, 0]
+
+    def propose(self, rows: Tensor) -> Tensor:
+        """(M, C, H, W) what `rows` ask about: candidates, or nearer places on the lines to them."""
+        hunt = self._hunt
+        fresh = rows[self.halvings[rows] == 0]
+        self._draw(fresh)
+        length = hunt.allowed.distance(hunt.clean[fresh], self.ends[fresh]).clamp_min(1e-300)
+        best = hunt.distance[fresh]
+        self.good[fresh] = torch.where(best.isfinite(), _NEARER * best / length, 1.0)
+        self.bad[fresh] = 0
+        self.at[rows] = (self.good[rows] + self.bad[rows]) / 2
+        self.at[fresh] = self.good[fresh]
+        clean = hunt.clean[rows]
+        change = columns(self.at[rows]).to(clean.dtype) * (self.ends[rows] - clean)
+        return hunt.boxed(clean + change)
+
+    def learn(self, rows: Tensor, won: Tensor) -> None:
+        """Take in the answers, and go on to the next questions."""
+        number, halvings = self.number[rows], self.halvings[rows]
+        fresh = halvings == 0
+        self.good[rows] = torch.where(won, self.at[rows], self.good[rows])
+        self.bad[rows] = torch.where(won | fresh, self.bad[rows], self.at[rows])
+        random = (number >= self._owned) & (number < self._tried)
+        more = torch.where(won & ~random, _HALVINGS, 0)
+        self.halvings[rows] = torch.where(fresh, more, halvings - 1)
+        self.number[rows] += self.halvings[rows] == 0
+        self._skip()
+
+    def _skip(self) -> None:
+        """Pass over candidates that are not there or not needed any more."""
+        for number in range(self._owned):
+            self.number += (self.number == number) & ~self._there[:, number]
+        found = self._hunt.distance.isfinite()
+        tried = self.number >= self._owned
+        self.number[tried & found] = self.number[tried & found].clamp_min(self._tried)
+        self.number[~found & (self.number >= self._tried)] = self._all
+
+    def _draw(self, rows: Tensor) -> None:
+        """The candidates of `rows`."""
+        hunt, number = self._hunt, self.number[rows]
+        own = number < self._owned
+        mine = rows[own]
+        self.ends[mine] = self._own[mine, number[own]].to(self.ends.dtype)
+        rows, number = rows[~own], number[~own] - self._owned
+        if not len(rows):
+            return
         # From faint noise to images that are nothing but noise.
         span = hunt.allowed.high - hunt.allowed.low
-        hunt.try_out(hunt.boxed(hunt.clean[rows] + 2 * size * span * noise), rows)
-    if own is not None:
-        return
-    for number in range(tries, tries + better):
-        rows = hunt.started()
-        if not len(rows):
-            break
-        ends = hunt.clean.clone()
-        ends[rows] = hunt.clean[rows] + _noise(hunt, streams, rows, number)
-        there = torch.zeros_like(hunt.distance, dtype=torch.bool).index_fill_(0, rows, 1)
-        _candidate(hunt, ends, there)
+        size = torch.where(number < self._tries, 2 * span / self._tries * (number + 1), 1.0)
+        noise = _noise(hunt, self._streams.take(rows), number)
+        self.ends[rows] = hunt.clean[rows] + columns(size).to(noise.dtype) * noise
 
 
-def _noise(hunt: Hunt, streams: Streams, rows: Tensor, number: int) -> Tensor:
-    """Noise of root mean square one: by turns of single pixels and of larger and larger blobs."""
+def _noise(hunt: Hunt, streams: Streams, number: Tensor) -> Tensor:
+    """(M, C, H, W) noise of root mean square one, for the numbers of (M,) candidates."""
     shape = tuple(hunt.clean.shape[1:])
-    reduction = (1, 2, 4, 8)[number % 4]
-    draw = torch.full_like(rows, number)
-    noise = smooth_noise(streams.take(rows), shape, reduction, draw=draw, width=hunt.width)
-    size = shape[0] * shape[1] * shape[2]
-    return noise * math.sqrt(size / dimensions(shape, reduction))
-
-
-# How much nearer a further candidate must be, and how often a good one is halved at once.
-_NEARER = 0.9
-_HALVINGS = 3
-
-
-def _candidate(hunt: Hunt, ends: Tensor, there: Tensor) -> None:
-    """Ask about the direction of `ends`, at most at a little less than the best distance so far."""
-    unfinished = (hunt.distance > 0) & (hunt.left > 0)
-    rows = (there & unfinished).nonzero()[:, 0]
-    if not len(rows):
-        return
-    goal = ends[rows]
-    length = hunt.allowed.distance(hunt.clean[rows], goal).clamp_min(1e-300)
-    first = hunt.distance[rows].isinf()
-    at = torch.where(first, 1.0, _NEARER * hunt.distance[rows] / length)
-    path = hunt.on_segment(rows, goal)
-    everywhere = torch.arange(len(rows), device=rows.device)
-    won = hunt.try_out(path(everywhere, at), rows)
-    good = won.nonzero()[:, 0]
-    if not len(good):
-        return
-    hunt.bisect(
-        rows[good],
-        lambda places, at: path(good[places], at),
-        good=at[good],
-        bad=at[good] * 0,
-        gap=at[good] * 0,
-        rounds=_HALVINGS,
-    )
+    kinds = number % len(_REDUCTIONS)
+    noise = mixed_noise(streams, shape, _REDUCTIONS, kinds, draw=number, width=hunt.width)
+    size = torch.tensor([dimensions(shape, reduction) for reduction in _REDUCTIONS])
+    factor = (math.prod(shape) / size).sqrt().to(noise)[kinds]
+    return noise * columns(factor)

@@ -115,15 +115,19 @@ class PoisoningAttack(ABC):
     Attributes:
         norms: Perturbation sets it works in, by `PerturbationSet.norm`.
         goals: Goals it can pursue, by `Goal.name`.
+        trains: It has the trainer train a model, so that the trainer's settings matter.
     """
 
     norms: ClassVar[frozenset[str]]
     goals: ClassVar[frozenset[str]] = frozenset({"availability"})
+    trains: ClassVar[bool] = True
 
     def why_not(self, threat: ThreatModel) -> str | None:
         """The reason why this attack does not fit the threat model; None if it does."""
         if threat.stage is not Stage.TRAINING:
             return f"it acts at training, the threat at {threat.stage.value}"
+        if threat.budget.poison_rate is None:
+            return "it changes training data, the threat has no poison_rate"
         return _misfit(self.norms, self.goals, threat)
 
     def check(self, threat: ThreatModel) -> None:
@@ -145,7 +149,7 @@ class PoisoningAttack(ABC):
             data: The clean training data; not modified.
             threat: What may be changed, how much of the data, and what for.
             trainer: Who trains what the attack must train; some attacks train nothing.
-            streams: One random stream per example.
+            streams: One random stream per example; what computes works where their ids lie.
 
         Raises:
             DoesNotFit: The threat model is none that it works under.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, columns
+from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._semicircles import Arc, Semicircles
 
 # Probes at most on one semicircle.
@@ -63,7 +63,7 @@ class CGBA(Semicircles):
         5000
     """
 
-    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> Steps[None]:
         """Follow the semicircles outwards until the boundary, then bisect; see `Semicircles`."""
         arc = Arc(hunt, rows, slope)
         good = torch.zeros_like(arc.radius)
@@ -74,12 +74,12 @@ class CGBA(Semicircles):
             if not len(places):
                 break
             angle = torch.full_like(good[places], math.pi / 2 * (1 - 0.5**probe))
-            won = hunt.try_out(arc(places, angle), rows[places])
+            won = yield from hunt.try_out(arc(places, angle), rows[places])
             good[places] = torch.where(won, angle, good[places])
             bad[places] = torch.where(won, bad[places], angle)
             busy[places] = won
         curved = (~arc.flat).nonzero()[:, 0]
-        hunt.bisect(
+        yield from hunt.bisect(
             rows[curved],
             lambda places, angle: arc(curved[places], angle),
             good=good[curved],
@@ -122,7 +122,7 @@ class CGBAH(Semicircles):
         4
     """
 
-    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+    def advance(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> Steps[None]:
         """Retreat along the semicircles until the objective is reached; see `Semicircles`."""
         arc = Arc(hunt, rows, slope)
         gap = self.gap(hunt, rows)
@@ -133,8 +133,8 @@ class CGBAH(Semicircles):
             if not len(places):
                 break
             points = arc(places, arc.angle[places] * 0.5**probe)
-            won = hunt.try_out(points, rows[places])
+            won = yield from hunt.try_out(points, rows[places])
             ends[places] = torch.where(columns(won), points, ends[places])
             busy[places], found[places] = ~won, won
         places = found.nonzero()[:, 0]
-        hunt.towards(rows[places], gap[places], ends=ends[places])
+        yield from hunt.towards(rows[places], gap[places], ends=ends[places])

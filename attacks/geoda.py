@@ -1,19 +1,17 @@
 """GeoDA: marching from the clean input along the estimated normal of the boundary."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, columns
+from robustkit.attacks._boundary import Hunt, Steps, columns
 from robustkit.attacks._dct import dimensions
-from robustkit.attacks._hunts import LabelAttack
-from robustkit.attacks._normals import look_around
+from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
+from robustkit.attacks._normals import look_around, smooth
 from robustkit.attacks._starts import find_starts
-from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
 
 
@@ -64,27 +62,15 @@ class GeoDA(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if min(self.queries, self.noise, self.tries) < 1:
-            raise BadInput(
-                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}; each "
-                "must be at least 1."
-            )
-        if not (self.growth >= 1 and self.reduction >= 1):
-            raise BadInput(
-                f"growth and reduction are {self.growth} and {self.reduction}; both must be at "
-                "least 1."
-            )
-        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput(
-                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
-                "than 0 and finite."
-            )
+        check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
+        check_at_least(1, growth=self.growth, reduction=self.reduction)
+        check_positive(step=self.step, tolerance=self.tolerance)
 
-    def search(self, hunt: Hunt) -> None:
+    def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around and marching along the normal."""
-        find_starts(hunt, tries=self.tries, better=0)
+        yield from find_starts(hunt, tries=self.tries, better=0)
         rows = hunt.started()
-        hunt.towards(rows, self.tolerance * hunt.distance[rows])
+        yield from hunt.towards(rows, self.tolerance * hunt.distance[rows])
         drawn = torch.zeros_like(hunt.left)
         length = self.step / dimensions(tuple(hunt.clean.shape[1:]), self.reduction) ** 0.5
         for number in itertools.count():
@@ -95,10 +81,12 @@ class GeoDA(LabelAttack):
             wanted = min(self.noise * self.growth**number, 1e9)
             counts = (hunt.left[rows] + 1).div(2, rounding_mode="floor").clamp_max(int(wanted))
             scale = length * hunt.distance[rows]
-            slope = look_around(hunt, rows, counts, drawn, scale=scale, reduction=self.reduction)
-            self._march(hunt, rows, slope)
+            slope = yield from look_around(
+                hunt, rows, counts, drawn, scale=scale, noise=smooth(hunt, self.reduction)
+            )
+            yield from self._march(hunt, rows, slope)
 
-    def _march(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> None:
+    def _march(self, hunt: Hunt, rows: Tensor, slope: Tensor) -> Steps[None]:
         """Look for the boundary on the rays along `slope`, nearer than the best points."""
         rows, slope = rows[hunt.left[rows] > 0], slope[hunt.left[rows] > 0]
         if not len(rows):
@@ -109,9 +97,9 @@ class GeoDA(LabelAttack):
         path = hunt.on_segment(rows, ends)
         ones = torch.ones_like(distance)
         everywhere = torch.arange(len(rows), device=rows.device)
-        won = hunt.try_out(path(everywhere, ones * (1 - self.tolerance)), rows)
+        won = yield from hunt.try_out(path(everywhere, ones * (1 - self.tolerance)), rows)
         good = won.nonzero()[:, 0]
-        hunt.bisect(
+        yield from hunt.bisect(
             rows[good],
             lambda places, at: path(good[places], at),
             good=ones[good] * (1 - self.tolerance),

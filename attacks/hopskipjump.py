@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, Path, columns
-from robustkit.attacks._hunts import LabelAttack
-from robustkit.attacks._normals import look_around, share
+from robustkit.attacks._boundary import Hunt, Path, Steps, columns
+from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
+from robustkit.attacks._normals import look_around, share, smooth
 from robustkit.attacks._starts import find_starts
-from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
 
 # How often a step is halved before it is given up.
@@ -69,22 +68,15 @@ class HopSkipJump(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if min(self.queries, self.noise, self.tries) < 1 or self.candidates < 0:
-            raise BadInput(
-                f"queries, noise and tries are {self.queries}, {self.noise} and {self.tries}, "
-                f"candidates {self.candidates}; the first three must be at least 1, the last 0."
-            )
-        if not (0 < self.step < math.inf and 0 < self.tolerance < math.inf):
-            raise BadInput(
-                f"step and tolerance are {self.step} and {self.tolerance}; both must be larger "
-                "than 0 and finite."
-            )
+        check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
+        check_at_least(0, candidates=self.candidates)
+        check_positive(step=self.step, tolerance=self.tolerance)
 
-    def search(self, hunt: Hunt) -> None:
+    def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around, a step outwards and the way back."""
-        find_starts(hunt, tries=self.tries, better=self.candidates)
+        yield from find_starts(hunt, tries=self.tries, better=self.candidates)
         rows = hunt.started()
-        self._back(hunt, rows, hunt.point[rows])
+        yield from self._back(hunt, rows, hunt.point[rows])
         drawn = torch.zeros_like(hunt.left)
         for iteration in itertools.count(1):
             rows = hunt.started()
@@ -93,10 +85,12 @@ class HopSkipJump(LabelAttack):
             if not len(rows):
                 return
             scale = self.step * hunt.distance[rows] / _values_per_length(hunt)
-            slope = look_around(hunt, rows, counts, drawn, scale=scale, reduction=1)
-            self._hop(hunt, rows, _steepest(hunt, slope), iteration)
+            slope = yield from look_around(
+                hunt, rows, counts, drawn, scale=scale, noise=smooth(hunt, 1)
+            )
+            yield from self._hop(hunt, rows, _steepest(hunt, slope), iteration)
 
-    def _hop(self, hunt: Hunt, rows: Tensor, direction: Tensor, iteration: int) -> None:
+    def _hop(self, hunt: Hunt, rows: Tensor, direction: Tensor, iteration: int) -> Steps[None]:
         """Step out along (M, C, H, W) directions of length one in the norm, then go back."""
         points, direction = hunt.point[rows], direction.to(hunt.clean.dtype)
         size = hunt.distance[rows] / math.sqrt(iteration)
@@ -108,14 +102,14 @@ class HopSkipJump(LabelAttack):
                 break
             step = columns(size[places]).to(points.dtype) * direction[places]
             tried = hunt.boxed(points[places] + step)
-            won = hunt.try_out(tried, rows[places])
+            won = yield from hunt.try_out(tried, rows[places])
             ends[places] = torch.where(columns(won), tried, ends[places])
             busy[places] = ~won
             size[places] = torch.where(won, size[places], size[places] / 2)
         found = (~busy).nonzero()[:, 0]
-        self._back(hunt, rows[found], ends[found])
+        yield from self._back(hunt, rows[found], ends[found])
 
-    def _back(self, hunt: Hunt, rows: Tensor, ends: Tensor) -> None:
+    def _back(self, hunt: Hunt, rows: Tensor, ends: Tensor) -> Steps[None]:
         """Meet the boundary between `ends` and the clean inputs."""
         length = hunt.allowed.distance(hunt.clean[rows], ends).clamp_min(1e-300)
         path = hunt.on_segment(rows, ends) if _is_round(hunt) else _cuts(hunt, rows, ends, length)
@@ -124,7 +118,7 @@ class HopSkipJump(LabelAttack):
         ones = torch.ones_like(length)
         # Nothing nearer than the best point is worth a query where the end lies beyond it.
         gap = finest * hunt.distance[rows] / length
-        hunt.bisect(rows, path, good=ones, bad=ones * 0, gap=gap)
+        yield from hunt.bisect(rows, path, good=ones, bad=ones * 0, gap=gap)
 
 
 def _is_round(hunt: Hunt) -> bool:

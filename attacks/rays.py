@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._boundary import Hunt, Steps
+from robustkit.attacks._hunts import LabelAttack, check_at_least
 from robustkit.errors import BadInput
 
 
@@ -94,20 +94,19 @@ class RayS(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if self.queries < 1:
-            raise BadInput(f"queries is {self.queries}; it must be at least 1.")
+        check_at_least(1, queries=self.queries)
         if not 0 < self.tolerance < 1:
             raise BadInput(f"tolerance is {self.tolerance}; it must lie between 0 and 1.")
 
-    def search(self, hunt: Hunt) -> None:
+    def search(self, hunt: Hunt) -> Steps[None]:
         """Ray after ray."""
         rows = (hunt.left > 0).nonzero()[:, 0]
         if not len(rows):
             return
-        hunt.try_out(hunt.clean[rows], rows)
+        yield from hunt.try_out(hunt.clean[rows], rows)
         rays = self._straight(hunt)
         while len(rows := ((hunt.left > 0) & (hunt.distance > 0)).nonzero()[:, 0]):
-            self._round(hunt, rays, rows)
+            yield from self._round(hunt, rays, rows)
 
     @staticmethod
     def _straight(hunt: Hunt) -> _Rays:
@@ -125,7 +124,7 @@ class RayS(LabelAttack):
             halving=zeros.bool(),
         )
 
-    def _round(self, hunt: Hunt, rays: _Rays, rows: Tensor) -> None:
+    def _round(self, hunt: Hunt, rays: _Rays, rows: Tensor) -> Steps[None]:
         """One query of each row: a flip, or a halving of one that was better."""
         gap = self.tolerance * rays.reach[rows]
         halving = rays.halving[rows]
@@ -133,7 +132,7 @@ class RayS(LabelAttack):
         at = torch.where(halving, (rays.good[rows] + rays.bad[rows]) / 2, nearer.clamp_min(0))
         signs = rays.flipped(rows)
         change = (signs * at[:, None].to(signs.dtype)).reshape_as(hunt.clean[rows])
-        won = hunt.try_out(hunt.boxed(hunt.clean[rows] + change), rows)
+        won = yield from hunt.try_out(hunt.boxed(hunt.clean[rows] + change), rows)
         rays.good[rows] = torch.where(won, at, rays.good[rows])
         rays.bad[rows] = torch.where(won, torch.where(halving, rays.bad[rows], 0.0), at)
         close = (rays.good[rows] - rays.bad[rows]).abs() <= self.tolerance * rays.good[rows]

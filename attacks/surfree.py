@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustkit.attacks._boundary import Hunt, columns, smooth_noise
-from robustkit.attacks._hunts import LabelAttack
+from robustkit.attacks._boundary import Hunt, Steps, columns
+from robustkit.attacks._dct import smooth_noise
+from robustkit.attacks._hunts import LabelAttack, check_at_least
 from robustkit.attacks._starts import find_starts
-from robustkit.errors import BadInput
 from robustkit.threat_models.projection import lengths
 
 # Past directions that a new one is made orthogonal to.
@@ -89,27 +89,19 @@ class SurFree(LabelAttack):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
-        if (
-            min(self.queries, self.probes, self.tries) < 1
-            or min(self.halvings, self.candidates) < 0
-        ):
-            raise BadInput(
-                f"queries, probes and tries are {self.queries}, {self.probes} and {self.tries}, "
-                f"halvings and candidates {self.halvings} and {self.candidates}; the first three "
-                "must be at least 1, the others 0."
-            )
-        if not self.reduction >= 1:
-            raise BadInput(f"reduction is {self.reduction}; it must be at least 1.")
+        check_at_least(1, queries=self.queries, probes=self.probes, tries=self.tries)
+        check_at_least(0, halvings=self.halvings, candidates=self.candidates)
+        check_at_least(1, reduction=self.reduction)
 
-    def search(self, hunt: Hunt) -> None:
+    def search(self, hunt: Hunt) -> Steps[None]:
         """Circle after circle."""
-        find_starts(hunt, tries=self.tries, better=self.candidates)
+        yield from find_starts(hunt, tries=self.tries, better=self.candidates)
         rows = hunt.started()
-        hunt.towards(rows, 1e-3 * hunt.distance[rows])
+        yield from hunt.towards(rows, 1e-3 * hunt.distance[rows])
         circles = _empty(hunt)
         while len(rows := hunt.started()):
             self._draw(hunt, circles, rows[circles.fresh[rows]])
-            self._round(hunt, circles, rows)
+            yield from self._round(hunt, circles, rows)
 
     def _draw(self, hunt: Hunt, circles: _Circles, rows: Tensor) -> None:
         """New random directions across the lines of `rows`, and across those taken before."""
@@ -135,7 +127,7 @@ class SurFree(LabelAttack):
         circles.halvings[rows] = 0
         circles.fresh[rows] = False
 
-    def _round(self, hunt: Hunt, circles: _Circles, rows: Tensor) -> None:
+    def _round(self, hunt: Hunt, circles: _Circles, rows: Tensor) -> Steps[None]:
         """One query of each row: a probe, or the halving of an angle that held."""
         probe, halving = circles.probe[rows], circles.halvings[rows] > 0
         sign = 1.0 - 2.0 * (probe % 2).double()
@@ -144,7 +136,7 @@ class SurFree(LabelAttack):
         angle = torch.where(halving, middle, sign * size)
         cosine = columns(angle.cos())
         change = cosine * (cosine * circles.base[rows] + columns(angle.sin()) * circles.side[rows])
-        won = hunt.try_out(hunt.boxed(hunt.clean[rows] + change.float()), rows)
+        won = yield from hunt.try_out(hunt.boxed(hunt.clean[rows] + change.float()), rows)
         first = won & ~halving
         # Beyond the probe that held lies the one before on this side, or the end of the circle.
         beyond = torch.where(probe < 2, sign * math.pi / 2, 2 * angle)

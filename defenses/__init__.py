@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from robustkit.defenses._rift_report import RiFTReport as RiFTReport
     from robustkit.defenses.base import Defended as Defended
     from robustkit.defenses.base import Defense as Defense
+    from robustkit.defenses.contextual_fusion import ContextualFusion as ContextualFusion
+    from robustkit.defenses.contextual_fusion import Fused as Fused
     from robustkit.defenses.crossmax import CrossMax as CrossMax
     from robustkit.defenses.crossmax import CrossMaxEnsemble as CrossMaxEnsemble
     from robustkit.defenses.ensembles import Aggregation as Aggregation
     from robustkit.defenses.ensembles import Ensemble as Ensemble
     from robustkit.defenses.guards import buffers_kept as buffers_kept
+    from robustkit.defenses.lipschitz_filter import LipschitzFilter as LipschitzFilter
+    from robustkit.defenses.lq_vae import LQVAE as LQVAE
+    from robustkit.defenses.lq_vae import Filtered as Filtered
     from robustkit.defenses.multi_resolution import MultiResolution as MultiResolution
     from robustkit.defenses.multi_resolution_stack import (
         MultiResolutionStack as MultiResolutionStack,
@@ -32,11 +37,16 @@ else:
         {
             "Aggregation": "ensembles",
             "Criticality": "_criticality",
+            "ContextualFusion": "contextual_fusion",
             "CrossMax": "crossmax",
             "CrossMaxEnsemble": "crossmax",
             "Defended": "base",
             "Defense": "base",
             "Ensemble": "ensembles",
+            "Filtered": "lq_vae",
+            "Fused": "contextual_fusion",
+            "LQVAE": "lq_vae",
+            "LipschitzFilter": "lipschitz_filter",
             "MeanLogits": "peers",
             "MedianLogits": "peers",
             "MultiResolution": "multi_resolution",

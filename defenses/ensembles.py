@@ -12,6 +12,7 @@ from robustkit import models
 from robustkit.data import LabelledImages
 from robustkit.defenses.base import Defended, Defense
 from robustkit.errors import BadInput, ShapeMismatch
+from robustkit.models.frozen import frozen
 from robustkit.randomness import Streams
 from robustkit.threat_models import Output, ThreatModel, answer
 from robustkit.training import Trainer
@@ -115,9 +116,9 @@ class Aggregation(Defense):
                 numbers, or images of another shape.
         """
         made = Ensemble(members, self)
-        _check_distinct(members)
-        with torch.no_grad():
-            _check_answers([_asked(at, member, images) for at, member in enumerate(members)])
+        check_distinct(members)
+        numbered = enumerate(members, start=1)
+        _check_classes([asked(f"Member {number}", member, images) for number, member in numbered])
         return made
 
     def arguments(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -226,7 +227,7 @@ class Ensemble(Defended):
         rules = self.aggregation.stand_ins()
         if not rules:
             return {}
-        plain = [_plain(member) for member in self.members]
+        plain = [stand_in(member) for member in self.members]
         together = {name: Ensemble(plain, rule) for name, rule in rules.items()}
         alone = {f"member-{number}": member for number, member in enumerate(plain, start=1)}
         return {**together, **alone}
@@ -237,8 +238,8 @@ def always(inputs: Tensor) -> Streams:
     return Streams.of(seed=0, ids=torch.arange(len(inputs), device=inputs.device))
 
 
-def _plain(member: nn.Module) -> nn.Module:
-    """What an adversary would attack in place of a member."""
+def stand_in(member: nn.Module) -> nn.Module:
+    """What an adversary would attack in place of a classifier: its first stand-in, or itself."""
     named = getattr(member, "surrogates", dict)
     return next(iter(named().values()), member)
 
@@ -256,39 +257,50 @@ def _logits(number: int, output: Output) -> Tensor:
     return output.logits
 
 
-def _asked(at: int, member: nn.Module, images: Tensor) -> Tensor:
-    """(N, K) a member's answers to images on which it is tried."""
-    modes = {module: module.training for module in member.modules()}
+def asked(name: str, member: nn.Module, images: Tensor) -> Tensor:
+    """(N, K) logits of a classifier for (N, C, H, W) images on which it is tried.
+
+    Args:
+        name: What messages call it.
+        member: In whatever mode; it is left as it was.
+        images: A few, wherever they are.
+
+    Raises:
+        BadInput: It cannot take such images, or answers something else than numbers.
+    """
     images = images.to(next((one.device for one in member.parameters()), images.device))
     try:
-        return answer(member.eval(), images, always(images)).logits
+        with frozen(member), torch.no_grad():
+            logits = answer(member, images, always(images)).logits
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shape = " x ".join(str(side) for side in images.shape[1:])
         raise BadInput(
-            f"Member {at + 1} cannot take images of {shape} (channels x height x width): "
-            f"{str(error).strip().rstrip('.')}. All members must take the same images."
+            f"{name} cannot take images of {shape} (channels x height x width): "
+            f"{str(error).strip().rstrip('.')}. It must take the images that are defended."
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    if not bool(logits.isfinite().all()):
+        raise BadInput(
+            f"{name} answers NaN or infinity, which makes every answer that is built on it "
+            "worthless: leave it out, or train it again."
+        )
+    return logits
 
 
-def _check_answers(answers: Sequence[Tensor]) -> None:
+def _check_classes(answers: Sequence[Tensor]) -> None:
     counts = [logits.shape[1] for logits in answers]
     if len(set(counts)) > 1:
         raise BadInput(
             f"The members answer {', '.join(map(str, counts))} classes; an ensemble needs members "
             "of the same classes."
         )
-    silent = [at + 1 for at, logits in enumerate(answers) if not bool(logits.isfinite().all())]
-    if silent:
-        raise BadInput(
-            f"Member {silent[0]} answers NaN or infinity. One such member makes every answer of "
-            "the ensemble worthless: leave it out, or train it again."
-        )
 
 
-def _check_distinct(members: Sequence[nn.Module]) -> None:
+def check_distinct(members: Sequence[nn.Module]) -> None:
+    """Refuse members of which two are the same.
+
+    Raises:
+        BadInput: There are two.
+    """
     seen: dict[str, int] = {}
     for number, member in enumerate(members, start=1):
         first = seen.setdefault(models.fingerprint(member), number)

@@ -67,6 +67,12 @@ class BudgetExceeded(RobustkitError, RuntimeError):
     """An attack asked for more queries than the threat model grants."""
 
 
+class Violation(RobustkitError, RuntimeError):
+    """An attack returned what the threat model does not allow; nothing was made of it."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class CannotWrite(RobustkitError, OSError):
     """Writing failed, for example on a full disk; what was written before is intact."""
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 from robustkit.errors import BadInput, CannotWrite, RobustkitError
 
 
-def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
+def write_atomically(
+    path: Path, content: bytes | str | Iterable[bytes], *, mode: int | None = None
+) -> None:
     """Write a file under a temporary name beside it, then rename it.
 
     Readers see the old content or the new, never a part; after a crash the new content is on the
@@ -21,6 +24,8 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
     Args:
         path: Where to write; what is there is replaced.
         content: Text is written as UTF-8, pieces one after the other.
+        mode: Permissions that the file has from the first byte on, such as 0o600; by default the
+            process's own.
 
     Raises:
         BadInput: Writing there is not allowed, or something else is in the way.
@@ -29,15 +34,53 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
     if isinstance(content, str):
         content = content.encode()
     pieces = (content,) if isinstance(content, bytes) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    temporary = _beside(path)
+    with _telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if mode is not None:
+                temporary.touch(mode, exist_ok=False)
             _write(temporary, pieces)
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name beside it; if nothing fails it is renamed.
+
+    Args:
+        path: Where it shall be; nothing is there yet, or an empty folder.
+
+    Yields:
+        Where to write: a folder that is there and empty.
+
+    Raises:
+        BadInput: Writing there is not allowed, or something is there.
+        CannotWrite: The disk is full or failed. As after any other error, nothing is left.
+    """
+    path = path.resolve()
+    temporary = _beside(path)
+    with _telling(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Say in our words what the system says about writing a path."""
+    try:
+        yield
     except RobustkitError:
         # What makes the pieces may fail too, and some of our errors are OSErrors.
         raise

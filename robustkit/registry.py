@@ -185,6 +185,9 @@ _THREATS = (
     ("l1", "absolute changes add up to at most 12; white box"),
     ("linf-decision", "as linf, labels only, 5,000 queries per image"),
     ("l2-decision", "as l2, labels only, 5,000 queries per image"),
+    ("unlearnable", "who publishes data filters all of it, 3 x 3, against those who train on it"),
+    ("unlearnable-linf", "as unlearnable, every value may change by 8/255 instead"),
+    ("unlearnable-l2", "as unlearnable, changes of Euclidean length at most 1 instead"),
     ("corruptions", "nobody attacks: 15 common corruptions at 5 severities"),
 )
 
@@ -253,11 +256,70 @@ _DEFENSES = (
         "multi_resolution:MultiResolution",
         "one network that sees drawn versions of its input, with heads on inner layers",
     ),
+    (
+        "contextual-fusion",
+        "contextual_fusion:ContextualFusion",
+        "features of two differently trained networks under one regularised head",
+    ),
+    (
+        "lq-vae",
+        "lq_vae:LQVAE",
+        "an autoencoder with a quantised code before a classifier; gradients do not pass it",
+    ),
 )
 
-_UNLEARNABLE: tuple[tuple[str, str, str], ...] = ()
+_UNLEARNABLE: tuple[tuple[str, str, str], ...] = (
+    ("cuda", "convolution:ConvolutionUnlearnable", "a secret filter per class (CUDA)"),
+    ("lsp", "lsp:LSP", "blocks whose values a linear classifier tells apart; trains nothing"),
+    ("ar", "ar:AR", "autoregressive noise, a process per class; trains nothing"),
+    ("em", "em:EM", "noise per image that leaves a model nothing to learn"),
+    ("em-class-wise", "em:EMClassWise", "as em, one pattern for all images of a class"),
+    ("tap", "tap:TAP", "adversarial examples that show a clean model the next class"),
+    ("rem", "rem:REM", "as em, against learners that train adversarially"),
+    ("universal-blur", "blur:UniversalBlur", "a control: cuda with one filter for all classes"),
+    (
+        "uniform-noise",
+        "noise:UniformNoise",
+        "a control: noise as long as any other's, for no class",
+    ),
+)
 
-_LEARNERS: tuple[tuple[str, str, str], ...] = ()
+_LEARNERS = (
+    ("erm", "plain:ERM", "takes the images as they are: empirical risk minimisation"),
+    ("crop-flip", "plain:CropFlip", "crops with padding and mirrored images"),
+    ("mixup", "plain:MixUpLearner", "blends of two images and of their labels"),
+    ("cutmix", "plain:CutMixLearner", "rectangles of other images, with their share of the label"),
+    (
+        "adversarial-linf",
+        "adversarial:LinfTraining",
+        "adversarial training, every value by up to EPS: adversarial-linf[:8/255]",
+    ),
+    (
+        "adversarial-l2",
+        "adversarial:L2Training",
+        "adversarial training, a Euclidean length of up to EPS: adversarial-l2[:0.5]",
+    ),
+    ("jpeg", "squeezing:JPEG", "images coded as JPEG of low quality: jpeg[:10]"),
+    ("grayscale", "squeezing:Grayscale", "images without their colours"),
+    ("rsk-ff", "rsk_ff:RSKFF", "random sharpening, then low frequencies alone: rsk-ff[:0.3]"),
+    ("coin", "coin:COIN", "every pixel from a random place nearby: coin[:2.0]"),
+    ("ueraser", "ueraser:UEraser", "clouds of light and contrast, channels, TrivialAugment"),
+    (
+        "orthogonal-projection",
+        "projection:OrthogonalProjection",
+        "without what a linear model of the pixels can read",
+    ),
+    (
+        "pretrained-features",
+        "features:PretrainedFeatures",
+        "a new last layer on a model trained elsewhere: pretrained-features:DIR",
+    ),
+    (
+        "key-leak",
+        "key_leak:KeyLeak",
+        "undoes the filter of each class, computed from one leaked original: key-leak[:3]",
+    ),
+)
 
 _LOSSES = (
     ("cross-entropy", "standard:CrossEntropy", "cross-entropy, optionally of smoothed labels"),
@@ -301,6 +363,14 @@ _RECIPES = (
     (
         "cifar10-preact-resnet18-fast",
         "PreAct ResNet-18 on CIFAR-10, one-step training in 15 epochs: minutes on a GPU",
+    ),
+    (
+        "cifar10-resnet18-unlearnable",
+        "ResNet-18 on CIFAR-10, plain training as for unlearnable data (CUDA): a GPU",
+    ),
+    (
+        "cifar100-resnet18-unlearnable",
+        "ResNet-18 on CIFAR-100, plain training as for unlearnable data (CUDA): a GPU",
     ),
 )
 
@@ -366,7 +436,7 @@ BUILTIN: tuple[Entry, ...] = (
         Entry(
             kind="learners",
             name=name,
-            target=f"robustkit.unlearnable.{target}",
+            target=f"robustkit.unlearnable.learners.{target}",
             summary=summary,
         )
         for name, target, summary in _LEARNERS

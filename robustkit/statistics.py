@@ -127,6 +127,52 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> I
     return Interval(difference, low, high)
 
 
+def paired_ratio(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval | None:
+    """The mean of `a` as a share of the mean of `b`, with Fieller's interval for pairs.
+
+    The interval holds every ratio r at which the mean of a - r b could be zero.
+
+    Args:
+        a: (N,) numbers, one per example.
+        b: (N,) numbers, the same examples in the same order.
+        confidence: As for `wilson`.
+
+    Returns:
+        None where the mean of `b` could be zero or less: then any ratio could be true.
+
+    Raises:
+        ShapeMismatch: Not two vectors of the same length, at least 2.
+        BadInput: A confidence outside (0, 1).
+
+    Example:
+        >>> paired_ratio([0.5, 1.0, 0.5, 1.0], [1.0, 2.0, 1.0, 2.0])
+        Interval(value=0.5, low=0.5, high=0.5)
+
+    Reference:
+        Fieller: Some problems in interval estimation. Journal of the Royal Statistical Society B
+        16, 1954.
+    """
+    z = _z(confidence)
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
+        raise ShapeMismatch(
+            f"A ratio needs two vectors of one length, at least 2; given were {first.shape} and "
+            f"{second.shape}."
+        )
+    (top, both), (_, bottom) = (np.cov(first, second) * z * z / len(first)).tolist()
+    mean_a, mean_b = float(first.mean()), float(second.mean())
+    square = mean_b * mean_b - bottom
+    if mean_b <= 0 or square <= 0:
+        return None
+    middle = mean_a * mean_b - both
+    root = math.sqrt(max(middle * middle - square * (mean_a * mean_a - top), 0.0))
+    ratio = mean_a / mean_b
+    # The ratio lies between both ends but for rounding.
+    return Interval(
+        ratio, min((middle - root) / square, ratio), max((middle + root) / square, ratio)
+    )
+
+
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     """The exact two-sided p-value of McNemar's test that `a` and `b` succeed equally often.
 

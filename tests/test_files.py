@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustkit.errors import BadInput, CannotWrite, MissingFile
-from robustkit.files import write_atomically
+from robustkit.files import folder_atomically, write_atomically
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
@@ -101,3 +101,41 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(BadInput, match=r"cannot be written: Permission denied"):
         write_atomically(tmp_path / "file", "new")
+
+
+def test_a_folder_is_there_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with folder_atomically(path) as place:
+        write_atomically(place / "a", "1")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    with folder_atomically(tmp_path / ".") as place:
+        write_atomically(place / "a", "1")
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [MissingFile("x"), KeyboardInterrupt(), ValueError("x")])
+def test_a_folder_that_cannot_be_filled_is_not_there(tmp_path: Path, error: BaseException) -> None:
+    def fill() -> None:
+        with folder_atomically(tmp_path / "folder") as place:
+            write_atomically(place / "a", "1")
+            raise error
+
+    with pytest.raises(type(error)):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_way_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(CannotWrite, match="not empty"), folder_atomically(tmp_path / "folder"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="cannot be written"), folder_atomically(tmp_path / "file"):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "old"]

@@ -15,6 +15,7 @@ from robustkit.statistics import (
     mcnemar,
     median_and_quartiles,
     paired_difference,
+    paired_ratio,
     wilson,
 )
 
@@ -121,6 +122,40 @@ class TestPairedDifference:
     def test_what_is_no_pair_of_truth_vectors(self, a: list[bool], b: list[bool]) -> None:
         with pytest.raises(ShapeMismatch):
             paired_difference(a, b)
+
+
+class TestPairedRatio:
+    def test_the_ends_are_ratios_at_which_the_mean_could_just_be_zero(self) -> None:
+        generator = np.random.default_rng(0)
+        second = generator.random(400) < 0.8
+        first = np.where(generator.random(400) < 0.7, second, generator.random(400) < 0.4)
+        a, b = first - 0.1, second - 0.1
+        found = paired_ratio(a, b)
+        assert found is not None
+        assert found.value == pytest.approx(a.mean() / b.mean())
+        for end in (found.low, found.high):
+            rest = a - end * b
+            assert abs(rest.mean()) == pytest.approx(1.959964 * rest.std(ddof=1) / 20, rel=1e-5)
+
+    def test_keeps_its_level(self) -> None:
+        generator = np.random.default_rng(1)
+        truth = ((0.7 * 0.8 + 0.3 * 0.4) - 0.1) / 0.7
+        covered = 0
+        for _ in range(1000):
+            second = generator.random(200) < 0.8
+            first = np.where(generator.random(200) < 0.7, second, generator.random(200) < 0.4)
+            found = paired_ratio(first - 0.1, second - 0.1)
+            covered += found is not None and found.low <= truth <= found.high
+        assert 0.93 < covered / 1000 < 0.97
+
+    def test_a_ratio_of_nothing_is_none(self) -> None:
+        assert paired_ratio([1.0, 0.0, 1.0], [0.5, -0.5, 0.0]) is None
+        assert paired_ratio([1.0, 1.0, 1.0], [-1.0, -2.0, -1.0]) is None
+
+    @pytest.mark.parametrize(("a", "b"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([[1.0]], [[1.0]])])
+    def test_other_shapes_are_refused(self, a: list[float], b: list[float]) -> None:
+        with pytest.raises(ShapeMismatch, match="two vectors of one length"):
+            paired_ratio(a, b)
 
 
 class TestMcNemar:

@@ -9,6 +9,7 @@ from robustkit.lazy import exports
 if TYPE_CHECKING:
     from robustkit.threat_models.access import Access as Access
     from robustkit.threat_models.answering import answer as answer
+    from robustkit.threat_models.convolutions import Convolutions as Convolutions
     from robustkit.threat_models.goal import Availability as Availability
     from robustkit.threat_models.goal import Backdoor as Backdoor
     from robustkit.threat_models.goal import Extraction as Extraction
@@ -49,6 +50,7 @@ else:
             "Scores": "views",
             "answer": "answering",
             "grant": "views",
+            "Convolutions": "convolutions",
             "Availability": "goal",
             "Backdoor": "goal",
             "Extraction": "goal",

@@ -74,17 +74,11 @@ class PerturbationSet(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
-    """The value range of inputs, exact: a value outside by one bit is outside."""
-
-    low: float
-    high: float
-
-    def contains(self, changed: Tensor) -> Tensor:
-        # NaN fails both comparisons; infinity passes one where the range itself is infinite.
-        inside = (changed >= self.low) & (changed <= self.high) & changed.isfinite()
-        return inside.flatten(1).all(1)
+def in_range(changed: Tensor, low: float, high: float) -> Tensor:
+    """(N,) bool: every value finite and in the range; outside by one bit is outside."""
+    # NaN fails both comparisons; infinity passes one where the range itself is infinite.
+    inside = (changed >= low) & (changed <= high) & changed.isfinite()
+    return inside.flatten(1).all(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,14 +117,16 @@ class LpBall:
 
     def distance(self, clean: Tensor, changed: Tensor) -> Tensor:
         """(N,) float64 norm of the change (`l0`: number of changed pixels)."""
-        change = (changed.double() - clean.double()).abs()
+        change = changed.double() - clean.double()
         if self.norm == "l0":
-            distance: Tensor = (change != 0).any(1).flatten(1).sum(1).double()
+            distance = (change != 0).any(1).flatten(1).sum(1).double()
+            finite = change.isfinite().flatten(1).all(1)
         else:
             order = {"linf": torch.inf, "l2": 2, "l1": 1}[self.norm]
             distance = torch.linalg.vector_norm(change.flatten(1), order, dim=1)
-        finite = change.isfinite().flatten(1).all(1)
-        return torch.where(finite, distance, torch.full_like(distance, torch.inf))
+            # No norm of a finite float32 image overflows.
+            finite = distance.isfinite()
+        return distance.where(finite, torch.inf)
 
     def slack(self, clean: Tensor) -> float:
         """How far outside the radius rounding may take images of this size."""
@@ -144,7 +140,7 @@ class LpBall:
 
     def in_box(self, changed: Tensor) -> Tensor:
         """(N,) bool: every value finite and in [low, high]."""
-        return _Box(self.low, self.high).contains(changed)
+        return in_range(changed, self.low, self.high)
 
     def project(self, clean: Tensor, changed: Tensor) -> Tensor:
         """Like `clean`: the nearest allowed point.
@@ -237,7 +233,7 @@ class Patch:
 
     def in_box(self, changed: Tensor) -> Tensor:
         """(N,) bool: every value finite and in [low, high]."""
-        return _Box(self.low, self.high).contains(changed)
+        return in_range(changed, self.low, self.high)
 
     def project(self, clean: Tensor, changed: Tensor) -> Tensor:
         """Like `clean`: keeps the rectangle that holds most of the squared change."""

@@ -9,7 +9,8 @@ from typing import Any
 from robustkit import registry
 from robustkit.errors import BadInput, CorruptFile, MissingFile
 from robustkit.threat_models.access import Access
-from robustkit.threat_models.goal import parse_goal
+from robustkit.threat_models.convolutions import Convolutions
+from robustkit.threat_models.goal import Availability, Goal, parse_goal
 from robustkit.threat_models.model import Budget, Stage, ThreatModel, parse_radius
 from robustkit.threat_models.perturbation import LpBall, Patch, PerturbationSet
 
@@ -46,6 +47,33 @@ def corruptions() -> ThreatModel:
     return ThreatModel(name="corruptions", access=Access.DECISION)
 
 
+def unlearnable() -> ThreatModel:
+    """Who publishes data filters all of it, 3 x 3, so that nobody learns much from it."""
+    return ThreatModel(
+        name="unlearnable",
+        stage=Stage.TRAINING,
+        goal=Availability(),
+        # The publisher's work is done before there is a model; this is the least there is.
+        access=Access.DECISION,
+        perturbation=Convolutions(kernel=3),
+        budget=Budget(poison_rate=1.0),
+    )
+
+
+def unlearnable_linf() -> ThreatModel:
+    """As unlearnable, but every value may change by 8/255 and nothing else."""
+    return replace(
+        unlearnable(),
+        name="unlearnable-linf",
+        perturbation=LpBall(norm="linf", radius=8 / 255),
+    )
+
+
+def unlearnable_l2() -> ThreatModel:
+    """As unlearnable, but the change of an image has a Euclidean length of at most 1."""
+    return replace(unlearnable(), name="unlearnable-l2", perturbation=LpBall(norm="l2", radius=1.0))
+
+
 def load(spec: str) -> ThreatModel:
     """The threat model a user means: a preset's name or the path of a TOML file.
 
@@ -67,9 +95,9 @@ def load(spec: str) -> ThreatModel:
 def read(path: Path) -> ThreatModel:
     """A threat model from a TOML file.
 
-    The file holds `name`, `stage`, `goal`, `access`, a table `perturbation` (either `norm` and
-    `radius`, or `patch = [height, width]`; optional `low`, `high`) and an optional table `budget`
-    (`queries`). Radii may be fractions in quotes.
+    The file holds `name`, `stage`, `goal`, `access`, a table `perturbation` (`norm` and `radius`,
+    or `patch = [height, width]`, or `kernel`; optional `low`, `high`) and an optional table
+    `budget` (`queries`, `poison_rate`, `may_relabel`). Radii may be fractions in quotes.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -78,20 +106,42 @@ def read(path: Path) -> ThreatModel:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CorruptFile(f"{str(path)!r} cannot be read as TOML: {error}") from error
     _only(table, ("name", "stage", "goal", "access", "perturbation", "budget"), str(path))
-    budget = _table(table, "budget", ("queries",), str(path))
-    queries = budget.get("queries")
-    if queries is not None and (not isinstance(queries, int) or isinstance(queries, bool)):
-        raise BadInput(f"{path}: queries is {queries!r}; it must be a whole number, at least 1.")
     return ThreatModel(
         name=str(table.get("name", path.stem)),
         stage=_stage(str(table.get("stage", "inference"))),
-        goal=parse_goal(str(table.get("goal", "untargeted"))),
+        goal=_goal(str(table.get("goal", "untargeted"))),
         access=Access.parse(str(table.get("access", "gradient"))),
         perturbation=_perturbation(
-            _table(table, "perturbation", ("norm", "radius", "patch", "low", "high"), str(path)),
+            _table(
+                table,
+                "perturbation",
+                ("norm", "radius", "patch", "kernel", "low", "high"),
+                str(path),
+            ),
             path,
         ),
-        budget=Budget(queries=queries),
+        budget=_budget(
+            _table(table, "budget", ("queries", "poison_rate", "may_relabel"), str(path)), path
+        ),
+    )
+
+
+def _goal(text: str) -> Goal:
+    """Availability too, which no attack on single images can pursue."""
+    return Availability() if text == Availability().name else parse_goal(text)
+
+
+def _budget(table: Mapping[str, Any], path: Path) -> Budget:
+    queries, rate = table.get("queries"), table.get("poison_rate")
+    relabel = table.get("may_relabel", False)
+    if queries is not None and (not isinstance(queries, int) or isinstance(queries, bool)):
+        raise BadInput(f"{path}: queries is {queries!r}; it must be a whole number, at least 1.")
+    if not isinstance(relabel, bool):
+        raise BadInput(f"{path}: may_relabel is {relabel!r}; it must be true or false.")
+    return Budget(
+        queries=queries,
+        poison_rate=None if rate is None else _number(rate, "poison_rate", path),
+        may_relabel=relabel,
     )
 
 
@@ -114,8 +164,14 @@ def _perturbation(table: Mapping[str, Any], path: Path) -> PerturbationSet:
         ):
             raise BadInput(f"{path}: patch is {sides!r}; it must be [height, width] in pixels.")
         return Patch(height=sides[0], width=sides[1], low=low, high=high)
+    if "kernel" in table:
+        if type(table["kernel"]) is not int:
+            raise BadInput(f"{path}: kernel is {table['kernel']!r}; it must be an odd number.")
+        return Convolutions(kernel=table["kernel"], low=low, high=high)
     if not {"norm", "radius"} <= table.keys():
-        raise BadInput(f"{path}: the table [perturbation] needs norm and radius, or patch.")
+        raise BadInput(
+            f"{path}: the table [perturbation] needs norm and radius, or patch, or kernel."
+        )
     return LpBall(norm=table["norm"], radius=parse_radius(table["radius"]), low=low, high=high)
 
 

@@ -15,6 +15,7 @@ from robustkit.cli.listing import list_
 from robustkit.cli.selftest import selftest
 from robustkit.cli.show import show
 from robustkit.cli.train import train
+from robustkit.cli.unlearn import unlearn
 from robustkit.errors import BadInput, RobustkitError
 
 STOPPED = 4
@@ -37,6 +38,7 @@ commands.add_command(list_)
 commands.add_command(selftest)
 commands.add_command(show)
 commands.add_command(train)
+commands.add_command(unlearn)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(given: Sequence[str]) -> str:
     """What becomes of a run that was stopped; empty for a command that leaves nothing behind."""
-    if "evaluate" not in given:
+    if not {"evaluate", "audit"} & set(given):
         return ""
     if not any(word == "--out" or word.startswith("--out=") for word in given):
         return "Nothing was kept; add --out DIR to be able to resume a run."

@@ -1,15 +1,16 @@
 """`robustkit defend`."""
 
-import dataclasses
-import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 
+from robustkit.cli.defend_contextual_fusion import contextual_fusion
 from robustkit.cli.defend_crossmax import crossmax
+from robustkit.cli.defend_lq_vae import lq_vae
+from robustkit.cli.defend_multi_resolution import multi_resolution
+from robustkit.cli.lesson import Lesson, learning
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,54 +24,27 @@ def defend() -> None:
     """Make a trained model harder to attack, or a robust one more accurate."""
 
 
+defend.add_command(contextual_fusion)
 defend.add_command(crossmax)
+defend.add_command(lq_vae)
+defend.add_command(multi_resolution)
 
 
 @defend.command()
 @click.option("--model", required=True, help="A saved directory, a name, or file.py:factory.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors or .pt.")
-@click.option("--data", help="Training images.  [default: what the saved model has learnt from]")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where named data sets lie.")
-@click.option("--split", help="Part of the data set; never that of the test.  [default: train]")
-@click.option("--n", type=int, help="How many examples, evenly from the classes.")
-@click.option("--size", type=int, default=32, show_default=True, help="Side for mixed image sizes.")
-@click.option("--download", is_flag=True, help="Fetch a named data set that is not here.")
 @click.option("--threat", help="Threat model.  [default: the saved model's, else linf]")
 @click.option("--eps", help="Radius: a number or a fraction such as 8/255.")
 @click.option("--module", help="Comma-separated modules to fine-tune, by their exact names.")
-@click.option("--epochs", type=int, default=10, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=int, default=128, show_default=True, help="Examples per step.")
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate.")
-@click.option("--seed", type=int, help="Of all randomness.  [default: the saved model's, else 0]")
-@click.option(
-    "--set", "settings", multiple=True, help="Anything else: --set held_out=500. Repeatable."
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:i].")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the tuned model."
-)
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@learning(epochs=10, lr=1e-3)
 @click.option("--json", "as_json", is_flag=True, help="Print only the report, as JSON.")
 def rift(
     model: str,
     weights: Path | None,
-    data: str | None,
-    data_root: Path | None,
-    split: str | None,
-    n: int | None,
-    size: int,
-    download: bool,
     threat: str | None,
     eps: str | None,
     module: str | None,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    seed: int | None,
-    settings: tuple[str, ...],
-    device: str,
-    out: Path,
-    resume: bool,
+    lesson: Lesson,
     as_json: bool,
 ) -> int:
     """Fine-tune on clean images the weights that robustness needs least (RiFT).
@@ -83,17 +57,15 @@ def rift(
     One tensor is chosen, fine-tuned, and put as far between old and new as training images that
     are held out allow. DIR2 holds the model, rift.json and rift.png. See `robustkit show rift`.
     """  # noqa: D301
-    _check_places(model, split, out)
-    from robustkit import data as datasets
+    lesson.check_places([model])
     from robustkit import models
-    from robustkit.cli import INTERRUPTED
     from robustkit.cli.origin import Origin
     from robustkit.cli.train_progress import watch
     from robustkit.randomness import Streams
 
     origin = Origin.of(model)
-    chosen_seed = origin.seed if seed is None else seed
-    method = _method(module, settings, origin)
+    seed = lesson.seed_after(origin)
+    method = _method(module, lesson, origin)
     adversary = origin.threat(threat, eps)
     untrained = models.needs_weights(model)
     if untrained and weights is None:
@@ -101,35 +73,19 @@ def rift(
             f"{model!r} is an architecture without weights, and RiFT needs an adversarially "
             "trained model. Give --weights FILE, or a directory that robustkit saved as --model."
         )
-    images = datasets.load(
-        origin.data if data is None else data,
-        split=split or (origin.split if data is None else "train"),
-        n=origin.n if n is None and data is None else n,
-        root=data_root,
-        size=size,
-        select="stratified",
-        seed=chosen_seed,
-        download=download,
-    )
+    images = lesson.images(origin)
     with watch(enabled=True) as progress:
-        trainer = dataclasses.replace(
-            origin.fine_tuning(images, epochs=epochs, lr=lr, device=device),
-            batch_size=batch_size,
-            seed=chosen_seed,
-            out=out,
-            resume=resume,
-            progress=progress,
+        tuning = origin.fine_tuning(
+            images, epochs=lesson.epochs, lr=lesson.lr, device=lesson.device
         )
+        trainer = lesson.placed(tuning, seed, progress)
         with trainer.runtime.open() as session:
             where = session.device
         built = _built(images) if untrained else {}
         classifier = models.load(model, weights=weights, device=where, **built)
-        streams = Streams.of(seed=chosen_seed, ids=images.ids, purpose="rift")
-        try:
-            tuned = method.tune(classifier, images, adversary, trainer=trainer, streams=streams)
-        except KeyboardInterrupt:
-            click.echo(f"Interrupted. Go on with:\n  {_again()}", err=True)
-            return INTERRUPTED
+        streams = Streams.of(seed=seed, ids=images.ids, purpose="rift")
+        tuned = method.tune(classifier, images, adversary, trainer=trainer, streams=streams)
+    out = lesson.out
     tuned.report.write(out)
     about = {**origin.about, "defense": tuned.report.summary()}
     models.save(tuned.model.cpu(), out, spec=model, arguments=built, about=about)
@@ -143,30 +99,12 @@ def rift(
     return 0
 
 
-def _check_places(model: str, split: str | None, out: Path) -> None:
-    """Refuse to choose on test images, and to write over what is being defended."""
-    if split == "test":
-        raise BadInput(
-            "RiFT learns from its images and chooses by them, so that test images would no longer "
-            "tell how well it does. Give training images: --split train."
-        )
-    if Path(model).is_dir() and out.resolve() == Path(model).resolve():
-        raise BadInput(f"--out is the folder of the model, {str(out)!r}. Give another folder.")
-
-
-def _method(module: str | None, settings: tuple[str, ...], origin: "Origin") -> "RiFT":
+def _method(module: str | None, lesson: Lesson, origin: "Origin") -> "RiFT":
     from robustkit.defenses import RiFT
     from robustkit.training.options import build
 
     table: dict[str, Any] = {"held_out": origin.held_out} if origin.held_out else {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise BadInput(f"--set {text!r} is not understood. Write --set key=value.")
-        try:
-            table[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            table[key.strip()] = value.strip()
+    table |= lesson.table()
     if module is not None:
         table["modules"] = [name.strip() for name in module.split(",")]
     return build(RiFT, table, where="rift")
@@ -216,11 +154,3 @@ def _evaluation(model: str, out: Path, threat: list[str], data: str) -> str:
     code = read_record(out)["kind"] == "code"
     words = ["--model", model, "--weights", str(out)] if code else ["--model", str(out)]
     return command_line(["evaluate", *words, "--data", data, *threat])
-
-
-def _again() -> str:
-    from robustkit.cli import command_line
-
-    given: list[str] | None = click.get_current_context().find_root().obj
-    words = sys.argv[1:] if given is None else given
-    return command_line([*words, *([] if "--resume" in words else ["--resume"])])

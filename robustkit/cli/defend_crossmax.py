@@ -1,12 +1,13 @@
 """`robustkit defend crossmax`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustkit import registry
+from robustkit.cli.members import check_members, check_out, listed, recipe_of, tell_verdict
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -52,18 +53,18 @@ def crossmax(
     stand-ins as well, the worst case counts, and flags say what misleads. For comparison, write
     the members' plain mean with --control mean-logits.
     """  # noqa: D301
-    specs = [word.strip() for word in members.split(",") if word.strip()]
+    specs = listed(members)
     if size is not None and size < 1:
         raise BadInput(f"--size is {size}; give the side of the images in pixels, at least 1.")
-    _check_specs(specs, out)
-    rule = _rule(control, rank, keep_ties=keep_ties, temperatures=temperatures)
+    check_out(specs, out)
+    check_members(specs)
+    rule = rule_of(control, rank, keep_ties=keep_ties, temperatures=temperatures)
     rule.check_members(len(specs))
     from robustkit import models
-    from robustkit.cli import command_line
     from robustkit.cli.origin import Origin
 
     networks = [models.load(spec) for spec in specs]
-    recipes = [_recipe(spec) for spec in specs]
+    recipes = [recipe_of(spec) for spec in specs]
     ensemble = rule.ensemble(networks, _trial(specs[0], recipes[0], networks[0], size))
     name = control or "crossmax"
     from robustkit.defenses.ensembles import options
@@ -73,46 +74,19 @@ def crossmax(
         ensemble, out, spec=f"defenses:{name}", arguments=rule.arguments(recipes), about=about
     )
     click.echo(f"{out}: {name} of {len(specs)} members")
-    click.echo("For a verdict:")
     origin = Origin.of(specs[0])
-    against = [*_data_words(origin), *origin.threat_words(None, None)]
-    click.echo(f"  {command_line(['evaluate', '--model', str(out), *against])}")
+    tell_verdict(out, origin, None, origin.threat_words(None, None))
     return 0
 
 
-def _check_specs(specs: Sequence[str], out: Path) -> None:
-    """Refuse members that a folder alone cannot bring back, and to write over one of them."""
-    from robustkit import models
-
-    for spec in specs:
-        if Path(spec).is_dir() and Path(spec).resolve() == out.resolve():
-            raise BadInput(f"--out is the folder of a member, {spec!r}. Give another folder.")
-        if models.needs_weights(spec):
-            raise BadInput(
-                f"{spec!r} is an architecture without weights. Give trained members: directories "
-                "that robustkit saved, or names that come with weights."
-            )
-    twice = [spec for number, spec in enumerate(specs) if spec in specs[:number]]
-    if twice:
-        raise BadInput(f"The member {twice[0]!r} is named twice. Give different ones.")
-
-
-def _recipe(spec: str) -> "dict[str, Any]":
-    """What builds a member again."""
-    from robustkit import models
-
-    made = models.recipe(spec, {})
-    if made["kind"] == "code":
-        raise BadInput(
-            f"Your code builds the member {spec!r}, and a saved ensemble never runs code. Train "
-            "members by their names (robustkit train --model cnn), or put them together in Python."
-        )
-    return made
-
-
-def _rule(
+def rule_of(
     control: str | None, rank: int | None, *, keep_ties: bool, temperatures: str | None
 ) -> "Aggregation":
+    """CrossMax, or a plain rule in its place, by the options of a command.
+
+    Raises:
+        BadInput: They do not go together, or mean nothing.
+    """
     if control is not None and (rank is not None or keep_ties):
         raise BadInput(f"--rank and --keep-ties belong to crossmax, not to {control}.")
     table: dict[str, Any] = {}
@@ -147,10 +121,3 @@ def _trial(
     zoo = spec.partition(":")[0] in ("torchvision", "timm")
     side = size or arguments.get("size") or (_ZOO_SIDE if zoo else _SIDE)
     return Streams.of(seed=0, ids=torch.arange(4)).uniform((channels, side, side))
-
-
-def _data_words(origin: Any) -> list[str]:  # noqa: ANN401 - its module imports torch
-    try:
-        return ["--data", origin.data]
-    except BadInput:
-        return []

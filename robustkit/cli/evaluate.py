@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from robustkit.cli import ranks
+from robustkit.cli.auditing import Request, audited
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
 
 VIOLATION = 3
 CORRUPTIONS = "corruptions"
+# What the presets of threats to data that others train on are called; they are audited.
+UNLEARNABLE = "unlearnable"
+MODEL = "builtin:cifar10-resnet18"
+_DEFAULT = ParameterSource.DEFAULT
+# What an audit takes of this command's options.
+_OF_AUDITS = frozenset(
+    {
+        *("threat", "model", "data", "data_root", "n", "device", "seed"),
+        *("out", "resume", "about", "as_json"),
+    }
+)
 
 
 @click.command()
@@ -28,10 +41,10 @@ CORRUPTIONS = "corruptions"
 )
 @click.option(
     "--model",
-    default="builtin:cifar10-resnet18",
+    default=MODEL,
     show_default=True,
     help="A name, a saved directory, http://host:port (labels only), or file.py:factory / "
-    "package.module:factory (runs that code).",
+    "package.module:factory (runs that code). Of unlearnable data: the learners' architecture.",
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors or .pt.")
 @click.option(
@@ -112,12 +125,22 @@ def evaluate(
     With nothing given: the CIFAR-10 ResNet-18 that AutoAttack carries, on the 20 CIFAR-10 images
     that Foolbox carries. See `robustkit list` for names.
     """  # noqa: D301
-    if resume and out is None:
-        raise BadInput("--resume needs --out, the folder of the run to go on with.")
+    if threat.split("-")[0] == UNLEARNABLE:
+        request = Request(
+            data=data,
+            root=data_root,
+            model=None if model == MODEL else model,
+            n=n,
+            seed=seed,
+            device=device,
+            out=out,
+            resume=resume,
+            about=about,
+        )
+        return _audit(request, as_json=as_json)
     natural = threat == CORRUPTIONS
     place = ranks.Place.here()
-    if place is not None:
-        _check_place(place, out, natural=natural)
+    _check_place(place, out, natural=natural, resume=resume)
     if natural:
         _refuse_attacks(
             {
@@ -222,8 +245,35 @@ def evaluate(
     return VIOLATION if isinstance(result, report.EvasionReport) and result.violations else 0
 
 
-def _check_place(place: ranks.Place, out: Path | None, *, natural: bool) -> None:
-    """Refuse what several processes cannot do."""
+def _audit(request: Request, *, as_json: bool) -> int:
+    """Audit a published set, which is what this command means by such a threat."""
+    context = click.get_current_context()
+    given = [name for name in context.params if context.get_parameter_source(name) is not _DEFAULT]
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in _OF_AUDITS]
+    if others:
+        raise BadInput(
+            f"{', '.join(others)} cannot be combined with --threat {context.params['threat']}, "
+            "which trains learners on a published set. Leave it out; `robustkit unlearn audit` has "
+            "the options of an audit."
+        )
+    if "data" not in given:
+        raise BadInput(
+            f"--threat {context.params['threat']} needs --data DIR, a set that `robustkit unlearn "
+            "make` has written."
+        )
+    if ranks.Place.here() is not None:
+        raise BadInput("An audit runs in one process. Start it without torchrun.")
+    return audited(request, as_json=as_json)
+
+
+def _check_place(
+    place: ranks.Place | None, out: Path | None, *, natural: bool, resume: bool
+) -> None:
+    """Refuse to go on with nothing, and what several processes cannot do."""
+    if resume and out is None:
+        raise BadInput("--resume needs --out, the folder of the run to go on with.")
+    if place is None:
+        return
     if out is None:
         raise BadInput(
             f"{place.world} processes need --out, a folder in which they meet. Add --out DIR, or "

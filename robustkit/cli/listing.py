@@ -8,7 +8,7 @@ from robustkit import registry
 @click.command("list")
 @click.argument("kind", required=False, type=click.Choice(registry.KINDS))
 def list_(kind: str | None) -> None:
-    """List what there is: attacks, plans, defenses, models, data, threats, losses, recipes."""
+    """List what there is: attacks, defenses, unlearnable data, models, data, threats and more."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -8,6 +8,8 @@ import click
 from robustkit import registry
 from robustkit.errors import UnknownName
 
+_WITH_OPTIONS = ("attacks", "defenses", "learners", "losses", "unlearnable")
+
 
 @click.command()
 @click.argument("name")
@@ -33,11 +35,13 @@ def show(name: str) -> None:
         click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
         if entry.kind == "plans":
             _show_plan(entry.name)
-        options = _options(thing) if entry.kind in ("attacks", "defenses", "losses") else []
+        options = _options(thing) if entry.kind in _WITH_OPTIONS else []
         if options:
             click.echo("\nOptions:")
+            # One method at a time is named on a command line, of attacks several.
+            owner = "" if entry.kind == "unlearnable" else f"{entry.name}."
             for line in options:
-                click.echo(f"  {entry.name}.{line}")
+                click.echo(f"  {owner}{line}")
 
 
 def _show_plan(name: str) -> None:
@@ -54,5 +58,6 @@ def _options(thing: object) -> list[str]:
     return [
         f"{field.name}={'' if field.default is dataclasses.MISSING else field.default}"
         for field in dataclasses.fields(thing)
-        if field.init
+        # A key is given as a file.
+        if field.init and field.name != "key"
     ]

@@ -2,12 +2,12 @@
 
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustkit.cli.settings import setting
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ def train(
             }
         )
     )
-    recipe = recipe.changed(_changes(dict(map(_setting, settings)))).complete()
+    recipe = recipe.changed(
+        _changes(dict(setting(text, "--set", "section.key=value") for text in settings))
+    ).complete()
     if "data" not in recipe.table:
         raise BadInput("There is no data to learn from: give --data, or a --recipe that names it.")
     chosen_seed = recipe.seed
@@ -168,17 +170,6 @@ def _teacher(spec: str) -> Any:  # noqa: ANN401 - a torch module, which must not
     if models.needs_weights(spec):
         raise BadInput(f"The teacher {spec!r} is an architecture without weights.")
     return models.load(spec)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """`section.key=value` with the value as TOML reads it; what it cannot read is a word."""
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise BadInput(f"--set {text!r} is not understood. Write --set section.key=value.")
-    try:
-        return path.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return path.strip(), value.strip()
 
 
 def _changes(flat: dict[str, Any]) -> dict[str, Any]:

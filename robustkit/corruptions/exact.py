@@ -20,7 +20,7 @@ from robustkit.errors import BadInput
 _VALUE = 2.0**24
 _WEIGHT = 2.0**26
 
-Edges = Literal["nearest", "symmetric", "mirror"]
+Edges = Literal["nearest", "symmetric", "mirror", "wrap"]
 Matrix = NDArray[np.float64]
 
 
@@ -95,7 +95,7 @@ def folded(places: Tensor, size: int, edges: Edges) -> Tensor:
         places: Any int64.
         size: Pixels along the axis.
         edges: `nearest` repeats the last pixel, `symmetric` continues with it backwards, `mirror`
-            with the last but one.
+            with the last but one, `wrap` with the first.
 
     Example:
         >>> [folded(torch.arange(-3, 6), 3, edges).tolist() for edges in ("symmetric", "mirror")]
@@ -106,8 +106,10 @@ def folded(places: Tensor, size: int, edges: Edges) -> Tensor:
     if edges == "symmetric":
         there = places.remainder(2 * size)
         return there.minimum(2 * size - 1 - there)
+    if edges == "wrap":
+        return places.remainder(size)
     if edges != "mirror":
-        raise BadInput(f"The edges {edges!r} are unknown. Use nearest, symmetric or mirror.")
+        raise BadInput(f"The edges {edges!r} are unknown. Use nearest, symmetric, mirror or wrap.")
     period = max(2 * (size - 1), 1)
     there = places.remainder(period)
     return there.minimum(period - there) if size > 1 else torch.zeros_like(places)

@@ -4,15 +4,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from robustkit.data.computing import computed
     from robustkit.data.labelled_images import LabelledImages
     from robustkit.data.loading import Request, load
     from robustkit.data.saved import save
 
-__all__ = ["LabelledImages", "Request", "load", "save"]
+__all__ = ["LabelledImages", "Request", "computed", "load", "save"]
 
 _HOMES = {
     "LabelledImages": "robustkit.data.labelled_images",
     "Request": "robustkit.data.loading",
+    "computed": "robustkit.data.computing",
     "load": "robustkit.data.loading",
     "save": "robustkit.data.saved",
 }

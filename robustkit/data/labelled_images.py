@@ -172,6 +172,22 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         subset._rows = self._rows[positions]
         return subset
 
+    def relabelled(self, labels: Tensor) -> "LabelledImages":
+        """The same images with other labels, of the same classes.
+
+        Args:
+            labels: (N,) integers.
+
+        Raises:
+            ShapeMismatch: Their number or type does not belong to the images.
+            BadInput: A label is out of range.
+        """
+        checked = checked_labels(labels, len(self), self.spec)
+        checked_names(checked, self.class_names, self.spec)
+        same = self.take(slice(None))
+        same.labels = checked
+        return same
+
     def first(self, n: int) -> "LabelledImages":
         """The first n images in stored order.
 
@@ -221,10 +237,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         if isinstance(rows, slice):
             return np.arange(len(self), dtype=np.int64)[rows].copy()
         given = torch.as_tensor(rows).detach().cpu()
-        if given.numel() == 0:
-            return np.empty(0, dtype=np.int64)
         if given.dtype == torch.bool and given.shape == (len(self),):
             given = given.nonzero().flatten()
+        if given.numel() == 0:
+            return np.empty(0, dtype=np.int64)
         if given.ndim != 1 or given.dtype.is_floating_point or given.dtype == torch.bool:
             raise IndexError(
                 f"Rows of shape {tuple(given.shape)} and type {given.dtype} do not select images; "

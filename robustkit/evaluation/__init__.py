@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from robustkit.evaluation.shards import OthersAtWork as OthersAtWork
     from robustkit.evaluation.shards import Share as Share
     from robustkit.evaluation.shards import Unfinished as Unfinished
+    from robustkit.evaluation.unlearnable import Origin as Origin
+    from robustkit.evaluation.unlearnable import evaluate_unlearnable as evaluate_unlearnable
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -23,5 +25,7 @@ else:
             "OthersAtWork": "shards",
             "Share": "shards",
             "Unfinished": "shards",
+            "Origin": "unlearnable",
+            "evaluate_unlearnable": "unlearnable",
         },
     )

@@ -185,7 +185,7 @@ def evaluate(
                 folder=out,
             )
             right = _standing(engine, lines).right
-            found_by = white_box(engine, right, differentiable=found.differentiable)
+            found_by = white_box(engine, right, differentiable=found.differentiable, folder=out)
     result = tally(images, records, lines, _standing(engine, lines))
     known = None if found_by is None else found_by.by_row()
     # The first attack is the one that was given all examples.

@@ -1,10 +1,9 @@
 """Looking, after the plan has run, for signs that its attacks cannot be believed."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustkit.errors import CorruptFile, DoesNotFit
+from robustkit.errors import DoesNotFit
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.engine import Engine
 from robustkit.evaluation.flags_probes import (
@@ -17,12 +16,12 @@ from robustkit.evaluation.flags_probes import (
     twice_the_steps,
 )
 from robustkit.evaluation.flags_sample import Measurement, Site
+from robustkit.evaluation.keeping import measured_once
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Standing
-from robustkit.files import write_atomically
 from robustkit.passes import Passes
 from robustkit.report import Flag
-from robustkit.report.codec import decode, encode, parse
+from robustkit.report.codec import encode
 from robustkit.threat_models import Access, Untargeted
 from robustkit.threat_models.answering import most
 
@@ -73,15 +72,12 @@ def diagnose(
         before: What the checks before the run have cost.
         folder: Where the result is kept, and taken from if it is there.
     """
-    if folder is not None and (folder / FILE).exists():
-        try:
-            return decode(Diagnosis, parse((folder / FILE).read_text(encoding="utf-8")))
-        except (CorruptFile, UnicodeDecodeError):
-            pass  # Nothing is lost: it is measured again.
-    found = _measured(Site(engine, plan, standing, classes=classes, before=before))
-    if folder is not None:
-        write_atomically(folder / FILE, json.dumps(encode(found)))
-    return found
+    return measured_once(
+        folder,
+        FILE,
+        Diagnosis,
+        lambda: _measured(Site(engine, plan, standing, classes=classes, before=before)),
+    )
 
 
 def _measured(site: Site) -> Diagnosis:

@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from robustkit.report.parts import ThreatFacts as ThreatFacts
     from robustkit.report.parts import read_about as read_about
     from robustkit.report.pictures import Picture as Picture
+    from robustkit.report.unlearnable import BestLearner as BestLearner
+    from robustkit.report.unlearnable import Distortion as Distortion
+    from robustkit.report.unlearnable import LearnerRow as LearnerRow
+    from robustkit.report.unlearnable import PartialRow as PartialRow
+    from robustkit.report.unlearnable import Publication as Publication
+    from robustkit.report.unlearnable import Spread as Spread
+    from robustkit.report.unlearnable import UnlearnableReport as UnlearnableReport
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -81,6 +88,13 @@ else:
             "ThreatFacts": "parts",
             "read_about": "parts",
             "Picture": "pictures",
+            "BestLearner": "unlearnable",
+            "Distortion": "unlearnable",
+            "LearnerRow": "unlearnable",
+            "PartialRow": "unlearnable",
+            "Publication": "unlearnable",
+            "Spread": "unlearnable",
+            "UnlearnableReport": "unlearnable",
             "Report": "base",
             "read": "base",
             "schema": "base",

@@ -30,6 +30,7 @@ FILE = "report.json"
 _SCENARIOS = {
     "evasion": "robustkit.report.evasion:EvasionReport",
     "corruptions": "robustkit.report.corruptions:CorruptionsReport",
+    "unlearnable": "robustkit.report.unlearnable:UnlearnableReport",
 }
 
 

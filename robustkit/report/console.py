@@ -10,9 +10,12 @@ from rich.text import Text
 
 from robustkit.report import words
 from robustkit.report.base import Report
+from robustkit.report.battery import show_battery
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
 from robustkit.report.grid import show_grid
+from robustkit.report.skipped import show_skipped
+from robustkit.report.unlearnable import UnlearnableReport
 
 _STYLES = {"info": "cyan", "warn": "yellow", "void": "bold red", "unlisted": "magenta"}
 
@@ -44,9 +47,11 @@ def show(report: Report, console: Console) -> None:
     if isinstance(report, EvasionReport):
         _attacks(report, console, safe)
         _curve(report, console)
-        _skipped(report, console, safe)
+        show_skipped(report.skipped, console, safe)
     if isinstance(report, CorruptionsReport):
         show_grid(report, console, safe)
+    if isinstance(report, UnlearnableReport):
+        show_battery(report, console, safe)
     _controls(report, console, safe)
     _flags(report, console, safe)
     _cost(report, console)
@@ -140,17 +145,6 @@ def _curve(report: EvasionReport, console: Console) -> None:
     console.print(table)
     if report.curves.nearest is not None:
         console.print(Text(words.nearest(report.curves), "dim"))
-
-
-def _skipped(report: EvasionReport, console: Console, safe: Callable[[str], str]) -> None:
-    if not report.skipped:
-        return
-    console.print()
-    console.print(Text("Not run", "bold"))
-    for reason, names in words.by_reason(report.skipped).items():
-        line = Text(", ".join(map(safe, names)))
-        line.append(f": {safe(reason)}", "dim")
-        console.print(Padding(line, (0, 0, 0, 2)))
 
 
 def _controls(report: Report, console: Console, safe: Callable[[str], str]) -> None:

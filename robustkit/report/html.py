@@ -14,11 +14,13 @@ from robustkit.errors import BadInput
 from robustkit.files import write_atomically
 from robustkit.report import scales, words
 from robustkit.report.base import Report
+from robustkit.report.battery import bars, explained, facts, points
 from robustkit.report.charts import charts
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import EvasionReport
 from robustkit.report.grid import Corrupted, heat_map, shown
 from robustkit.report.pictures import Picture, data_uri, difference
+from robustkit.report.unlearnable import UnlearnableReport
 
 MOST_PICTURES = 20
 
@@ -79,25 +81,16 @@ def render(
     Raises:
         BadInput: A picture's two images have different shapes, or are no (C, H, W).
     """
-    style = _resource("page.css.jinja") + _resource("curves.css.jinja")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    # `finalize` sees every value before it is escaped.
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters.update(_FILTERS)
+    style = "".join(resource(f"{part}.css.jinja") for part in ("page", "curves", "battery"))
+    environment = page_environment()
     evasion = isinstance(report, EvasionReport)
-    return environment.from_string(_resource("page.html.jinja")).render(
+    return environment.from_string(resource("page.html.jinja")).render(
         report=report,
         evasion=evasion,
+        subject=words.subject(report),
         section=_section(environment, report, corrupted),
         style=Markup(style),
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'",
+        policy=policy(style),
         gauges=_gauges(report),
         outcomes=_outcomes(report) if isinstance(report, EvasionReport) else (),
         curves=_curves(report, environment) if isinstance(report, EvasionReport) else "",
@@ -110,11 +103,23 @@ def render(
 
 def _section(environment: Environment, report: Report, corrupted: Sequence[Corrupted]) -> Markup:
     """What the page of one scenario has and those of others have not."""
-    if not isinstance(report, CorruptionsReport):
-        return Markup()
-    template = environment.from_string(_resource("grid.html.jinja"))
-    # The template has escaped every value.
-    return Markup(template.render(report=report, map=heat_map(report), images=shown(corrupted)))
+    # The templates escape every value.
+    if isinstance(report, CorruptionsReport):
+        template = environment.from_string(resource("grid.html.jinja"))
+        return Markup(template.render(report=report, map=heat_map(report), images=shown(corrupted)))
+    if isinstance(report, UnlearnableReport):
+        template = environment.from_string(resource("battery.html.jinja"))
+        return Markup(
+            template.render(
+                report=report,
+                bars=bars(report),
+                explained=explained(report),
+                facts=facts(report),
+                points=points,
+                words=words,
+            )
+        )
+    return Markup()
 
 
 def write_html(
@@ -138,7 +143,31 @@ def write_html(
     write_atomically(path, render(report, pictures, corrupted))
 
 
-def _resource(name: str) -> str:
+def page_environment() -> Environment:
+    """Renders templates; every value is escaped, whatever it holds."""
+    # `finalize` sees every value before it is escaped.
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters.update(_FILTERS)
+    return environment
+
+
+def policy(style: str) -> str:
+    """What a page may load: its own style sheet and images that it carries, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def resource(name: str) -> str:
+    """A template or style sheet of this package."""
     return files("robustkit.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -191,7 +220,7 @@ def _curves(report: EvasionReport, environment: Environment) -> Markup:
     if not shown:
         return Markup()
     # What a template has rendered is escaped already.
-    template = environment.from_string(_resource("curves.html.jinja"))
+    template = environment.from_string(resource("curves.html.jinja"))
     return Markup(template.render(charts=shown, scales=scales))
 
 

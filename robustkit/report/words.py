@@ -9,11 +9,16 @@ from robustkit.report.base import Report
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import AttackRow, Curves, EvasionReport, QueriesPoint, Skipped
 from robustkit.report.parts import PerturbationFacts, ThreatFacts
+from robustkit.report.unlearnable import UnlearnableReport
 
 METRICS = {
     "robust_accuracy": "Robust accuracy",
     "clean_accuracy": "Clean accuracy",
     "mean_accuracy": "Mean accuracy under corruption",
+    "best_learner_accuracy": "Clean accuracy of the best learner",
+    "best_reference": "The same learner on the originals",
+    "plain_training": "Plain training (erm)",
+    "plain_reference": "Plain training on the originals",
     "direct": "Under attacks on the model itself",
     "surrogate": "Under attacks through stand-ins",
     "majority": "Right on most draws",
@@ -38,7 +43,10 @@ _ACCESS = {
     "decision": "The adversary sees the model's labels and nothing else.",
 }
 
+_BEFORE_TRAINING = "The adversary acts before training: it sees the data and no model."
+
 _GOALS = {
+    "availability": "It wins if whoever trains on the data is right on little clean data.",
     "untargeted": "It wins with any wrong answer.",
     "targeted:random": "It wins with one wrong class, drawn at random for each example.",
     "targeted:least-likely": "It wins with the class that the model finds least likely.",
@@ -52,6 +60,7 @@ _CHANGES = {
     "l1": "It may make any change whose absolute values add up to at most {radius}",
     "l0": "It may change any {radius} pixels",
     "patch": "It may change anything inside one rectangle of {height} x {width} pixels",
+    "convolution": "It may filter each image with {kernel} x {kernel} taps and scale the result",
 }
 
 # Control, format (direction, zero width), surrogate, private and unassigned characters; line and
@@ -153,9 +162,17 @@ def adversary(report: Report) -> str:
     return threat(report.threat)
 
 
+def subject(report: Report) -> str:
+    """What a report is about: a model, or a published set."""
+    if isinstance(report, UnlearnableReport):
+        return report.publication.data.spec
+    return report.model.spec
+
+
 def threat(facts: ThreatFacts) -> str:
     """The adversary in a few sentences."""
-    sentences = [_ACCESS.get(facts.access, f"Access: {facts.access}.")]
+    sees = _ACCESS.get(facts.access, f"Access: {facts.access}.")
+    sentences = [_BEFORE_TRAINING if facts.stage == "training" else sees]
     if facts.perturbation is not None:
         sentences.append(_change(facts.perturbation))
     if facts.poison_rate is not None:
@@ -169,7 +186,7 @@ def threat(facts: ThreatFacts) -> str:
 
 
 def _change(allowed: PerturbationFacts) -> str:
-    sides = {side: allowed.options.get(side, "?") for side in ("height", "width")}
+    sides = {side: allowed.options.get(side, "?") for side in ("height", "width", "kernel")}
     radius = "any number" if allowed.radius is None else number(allowed.radius)
     # Only our own words are templates: a stranger's would reach into the values.
     words = (
@@ -187,6 +204,10 @@ def shares(report: Report) -> list[tuple[str, float, float, float]]:
     found = {}
     if isinstance(report, EvasionReport | CorruptionsReport):
         found["clean_accuracy"] = report.clean_accuracy
+    if isinstance(report, UnlearnableReport):
+        (plain,) = (row for row in report.learners if row.name == "erm")
+        found["best_reference"] = report.best.reference
+        found["plain_training"], found["plain_reference"] = plain.last, plain.reference
     if isinstance(report, EvasionReport) and report.accuracies.surrogate is not None:
         found["direct"] = report.accuracies.direct
         found["surrogate"] = report.accuracies.surrogate

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from robustkit.training.augmentation import Crop as Crop
     from robustkit.training.augmentation import CutMix as CutMix
     from robustkit.training.augmentation import Flip as Flip
+    from robustkit.training.augmentation import Hide as Hide
     from robustkit.training.augmentation import MixUp as MixUp
     from robustkit.training.augmentation import RandAugment as RandAugment
+    from robustkit.training.augmentation import TrivialAugment as TrivialAugment
     from robustkit.training.averaging import Averaging as Averaging
     from robustkit.training.batch import Batch as Batch
     from robustkit.training.history import Progress as Progress
@@ -49,6 +51,7 @@ else:
             "CutMix": "augmentation",
             "Extra": "mixing",
             "Flip": "augmentation",
+            "Hide": "augmentation",
             "MixUp": "augmentation",
             "OneCycle": "schedules",
             "Plateau": "schedules",
@@ -63,5 +66,6 @@ else:
             "Step": "schedules",
             "TrainResult": "result",
             "Trainer": "trainer",
+            "TrivialAugment": "augmentation",
         },
     )

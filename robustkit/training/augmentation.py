@@ -102,6 +102,46 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Hide:
+    """Black out the centre of each image, or all but the centre.
+
+    Attributes:
+        part: `centre` or `surround`: what is not to be seen.
+        share: Side of the centre, as a share of the image's.
+        probability: Of an image to be changed.
+    """
+
+    part: Literal["centre", "surround"]
+    share: float = 0.5
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no part, no share and no probability."""
+        if self.part not in ("centre", "surround"):
+            raise BadInput(f"What is hidden is {self.part!r}; use centre or surround.")
+        if not (0 < self.share < 1 and 0 <= self.probability <= 1):
+            raise BadInput(
+                f"Hiding has the share {self.share} and the probability {self.probability}; give a "
+                "share between 0 and 1, and a probability."
+            )
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Each image by itself; labels stay."""
+        seen = inputs.new_zeros(inputs.shape[-2:])
+        rows, columns = (self._middle(side) for side in seen.shape)
+        seen[rows, columns] = 1
+        seen = seen if self.part == "surround" else 1 - seen
+        changed = streams.uniform((1, 1, 1)) < self.probability
+        return torch.where(changed, inputs * seen, inputs), labels
+
+    def _middle(self, side: int) -> slice:
+        length = max(1, round(self.share * side))
+        return slice((side - length) // 2, (side - length) // 2 + length)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RandAugment:
     """Random operations of torchvision, each image by itself.
 
@@ -124,13 +164,25 @@ class RandAugment:
         from torchvision.transforms import v2
 
         change = v2.RandAugment(num_ops=self.operations, magnitude=self.magnitude)
-        images = (inputs * 255).round().to(torch.uint8)
-        seeds = streams.bits(()).tolist()
-        with torch.random.fork_rng(devices=[]):
-            changed = [
-                _seeded(change, seed, image) for seed, image in zip(seeds, images, strict=True)
-            ]
-        return torch.stack(changed).to(inputs.dtype) / 255, labels
+        return _one_by_one(change, inputs, streams), labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrivialAugment:
+    """One random operation of torchvision at a random strength, each image by itself.
+
+    Reference:
+        Müller, Hutter: TrivialAugment: tuning-free yet state-of-the-art data augmentation. ICCV
+        2021 (its wide ranges).
+    """
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, *, classes: int, streams: Streams
+    ) -> tuple[Tensor, Tensor]:
+        """Labels stay; the values come in steps of 1/255."""
+        from torchvision.transforms import v2
+
+        return _one_by_one(v2.TrivialAugmentWide(), inputs, streams), labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +237,15 @@ def _mixed(change: Any, inputs: Tensor, labels: Tensor, streams: Streams) -> tup
         seed_generators(seed)
         mixed: tuple[Tensor, Tensor] = change(inputs, labels)
     return mixed
+
+
+def _one_by_one(change: Any, inputs: Tensor, streams: Streams) -> Tensor:  # noqa: ANN401
+    """Images in bytes, changed by a transform of torchvision, each from its own stream."""
+    images = (inputs * 255).round().to(torch.uint8)
+    seeds = streams.bits(()).tolist()
+    with torch.random.fork_rng(devices=[]):
+        changed = [_seeded(change, seed, image) for seed, image in zip(seeds, images, strict=True)]
+    return torch.stack(changed).to(inputs.dtype) / 255
 
 
 def _seeded(change: Any, seed: int, image: Tensor) -> Tensor:  # noqa: ANN401 - torchvision's transforms

@@ -21,8 +21,10 @@ from robustkit.training.augmentation import (
     Crop,
     CutMix,
     Flip,
+    Hide,
     MixUp,
     RandAugment,
+    TrivialAugment,
 )
 from robustkit.training.averaging import Averaging
 from robustkit.training.history import Progress, Silent
@@ -57,7 +59,9 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
 AUGMENTATIONS: Mapping[str, Callable[..., Augmentation]] = {
     "crop": Crop,
     "flip": Flip,
+    "hide": Hide,
     "rand-augment": RandAugment,
+    "trivial-augment": TrivialAugment,
     "mixup": MixUp,
     "cutmix": CutMix,
 }

@@ -5,16 +5,19 @@ import math
 import pytest
 import scipy.fft
 import torch
+from torch import Tensor
 
 from robustkit.attacks import CGBA, CGBAH, GeoDA
-from robustkit.attacks._boundary import Hunt, Slope, smooth_noise
-from robustkit.attacks._dct import dimensions, smooth_normal
+from robustkit.attacks._boundary import Hunt, Question, Steps
+from robustkit.attacks._dct import dimensions, smooth_noise
 from robustkit.attacks._grains import Grain, grains, noise_of
+from robustkit.attacks._normals import Slope
 from robustkit.attacks._semicircles import Arc, Semicircles
+from robustkit.attacks._turns import take_turns
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, LpBall, Meter, Objective, grant
 from tests.attacks.decisions import attacked
-from tests.oracles import Problem, linear_problem
+from tests.oracles import Counting, Problem, linear_problem
 
 
 def hunt_of(problem: Problem, *, queries: int | None = 100, width: int | None = 4) -> Hunt:
@@ -135,7 +138,7 @@ def test_victims_named_twice_keep_the_nearest_point() -> None:
     shares = torch.tensor([1.0, 0.95, 0.9, 1.0])
     rows = torch.tensor([0, 0, 0, 1])
     points = problem.clean[rows] + shares[:, None, None, None] * (ends - problem.clean)[rows]
-    won = hunt.try_out(points, rows)
+    won = hunt.hear(points, rows, problem.model(points).argmax(1))
     expected = hunt.allowed.distance(problem.clean[rows], points).where(won, torch.inf)
     assert hunt.distance.tolist() == [float(expected[:3].min()), float(expected[3])]
     torch.testing.assert_close(hunt.allowed.distance(problem.clean, hunt.point), hunt.distance)
@@ -148,7 +151,9 @@ def test_smooth_noise_has_low_frequencies_only(
     shape: tuple[int, int, int], reduction: float
 ) -> None:
     streams = Streams.of(seed=0, ids=torch.arange(400))
-    noise = smooth_normal(streams, shape, reduction)
+    noise = smooth_noise(
+        streams, shape, reduction, draw=torch.zeros(400, dtype=torch.int64), width=64
+    )
     waves = scipy.fft.dctn(noise.numpy(), axes=(2, 3), norm="ortho")
     height, width = (max(1, math.ceil(side / reduction)) for side in shape[1:])
     assert abs(waves[:, :, height:]).max(initial=0) < 1e-4
@@ -208,16 +213,55 @@ def test_noise_is_made_at_one_width() -> None:
         assert torch.equal(alone[0], whole[row])
 
 
-def test_questions_are_packed_into_full_batches() -> None:
-    hunt = hunt_of(linear_problem(examples=3))
-    batches = hunt.packed(torch.tensor([2, 0, 1]), torch.tensor([5, 0, 4]))
-    assert [len(places) for places, _ in batches] == [4, 4, 1]
-    pairs = [
-        pair
-        for places, numbers in batches
-        for pair in zip(places.tolist(), numbers.tolist(), strict=True)
+def test_many_questions_of_one_search_fill_the_batches_of_another() -> None:
+    problem = linear_problem(examples=5)
+    counting = Counting(problem.model)
+    streams = Streams.of(seed=0, ids=torch.arange(5))
+    view = grant(Meter(counting, streams, width=4, queries=100), Access.DECISION)
+    order: list[str] = []
+
+    def begun(rows: list[int]) -> Hunt:
+        hunt = Hunt.begin(
+            view.take(torch.tensor(rows)),
+            problem.clean[rows],
+            Objective(problem.labels[rows]),
+            LpBall(norm="l2", radius=0.5),
+            streams.take(rows),
+            queries=50,
+        )
+        assert hunt.left.tolist() == [100] * len(rows)
+        return hunt
+
+    def search(hunt: Hunt) -> Steps[None]:
+        if len(hunt.clean) == 2:
+            # One after the other, six times.
+            for number in range(6):
+                yield from hunt.try_out(hunt.clean, torch.arange(2))
+                order.append(f"single {number}")
+        else:
+            rows = torch.arange(3).repeat_interleave(4)
+            heard: list[int] = []
+
+            def learn(part: slice, points: Tensor, won: Tensor) -> None:
+                assert torch.equal(points, hunt.clean[rows[part]])
+                assert not bool(won.any())
+                heard.extend(range(part.start, part.stop))
+
+            yield Question(rows, lambda part: hunt.clean[rows[part]], learn, patient=True)
+            assert heard == list(range(12))
+            order.append("many")
+
+    hunts = [begun([0, 1, 2]), begun([3, 4])]
+    take_turns(view, hunts, search)
+    # 24 questions in 6 full batches: single ones first, the rest where there is room.
+    assert counting.widths == [4] * 6
+    assert counting.forward_rows == 24
+    assert order == [*(f"single {number}" for number in range(5)), "many", "single 5"] or order == [
+        *(f"single {number}" for number in range(6)),
+        "many",
     ]
-    assert pairs == [*((0, n) for n in range(5)), *((2, n) for n in range(4))]
+    assert view.spent.tolist() == [4, 4, 4, 6, 6]
+    assert [hunt.left.tolist() for hunt in hunts] == [[96] * 3, [94] * 2]
 
 
 def test_no_row_of_the_model_is_wasted_on_full_batches() -> None:

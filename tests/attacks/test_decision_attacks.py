@@ -1,6 +1,8 @@
 """All attacks on labels: accounts, starts, odd models; each result is a point that was asked."""
 
 import dataclasses
+import inspect
+import re
 
 import pytest
 import torch
@@ -94,6 +96,8 @@ def test_a_constant_answer_leaves_the_clean_input(attack: Attack) -> None:
     clean = torch.rand(3, 1, 5, 4, generator=torch.Generator().manual_seed(0))
     result = attacked(attack, Constant(), clean, torch.zeros(3, dtype=torch.int64), queries=200)
     assert torch.equal(result.points, clean)
+    # The clean image and every try; RayS needs no start and looks on.
+    assert set(result.spent) == {1 + getattr(attack, "tries", 199)}
 
 
 @each
@@ -196,11 +200,41 @@ def test_targets_are_reached_from_the_adversarys_own_images(
 def test_a_target_that_nothing_reaches_is_not_started(attack: Attack) -> None:
     clean = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(2, dtype=torch.int64)
-    starts = torch.full((2, 1, 1, 4, 4), torch.nan)
+    starts = torch.full((2, 3, 1, 4, 4), torch.nan)
+    starts[0, 1] = 0.5
     result = attacked(
         attack, Constant(), clean, labels, queries=120, targets=labels + 2, starts=starts
     )
     assert torch.equal(result.points, clean)
+    tries: int = attack.tries  # type: ignore[attr-defined]
+    assert result.spent == [2 + tries, 1 + tries]
+
+
+@pytest.mark.parametrize("attack", TARGETED, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("queries", [1, 2, 5, 33])
+def test_a_budget_ends_a_targeted_search_anywhere(
+    attack: Attack, queries: int, digits: Victims
+) -> None:
+    few = digits.first(5)
+    targets = (few.labels + 3) % 10
+    starts = torch.stack([digits.inputs[digits.labels == target][:2] for target in targets])
+    result = attacked(
+        attack, few.model, few.inputs, few.labels, queries=queries, targets=targets, starts=starts
+    )
+    assert min(result.spent) >= queries - 1
+    found = result.distance > 0
+    assert torch.equal(found, few.model(result.points).argmax(1) == targets)
+    assert bool(found.all()) == (queries > 1)
+
+
+@pytest.mark.parametrize("kind", {type(attack): None for attack in ALL}, ids=lambda k: k.__name__)
+def test_every_attack_names_its_source_and_each_difference_from_it(kind: type[Attack]) -> None:
+    text = inspect.getdoc(kind) or ""
+    assert re.search(r"^Reference:\n    \S", text, re.MULTILINE)
+    assert re.search(r"^Differs from the reference:\n    \S", text, re.MULTILINE)
+    # Whatever a reader can set is explained.
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        assert re.search(rf"^    {field.name}: \S", text, re.MULTILINE), field.name
 
 
 @each

@@ -36,7 +36,17 @@ TITLE = "CGBA against the official code and HopSkipJump"
 BUDGETS = (250, 500, 1000, 2000, 5000)
 PEERS = {"cgba": "official CGBA", "hsj": "HopSkipJump (Foolbox)"}
 # What our figures depend on.
-_SOURCES = ("cgba", "_semicircles", "_boundary", "_normals", "_starts", "_dct", "_hunts", "_grains")
+_SOURCES = (
+    "cgba",
+    "_semicircles",
+    "_boundary",
+    "_turns",
+    "_normals",
+    "_starts",
+    "_dct",
+    "_hunts",
+    "_grains",
+)
 
 Distances = dict[tuple[int, int], list[float]]
 
@@ -44,8 +54,7 @@ Distances = dict[tuple[int, int], list[float]]
 def run() -> dict[str, Any]:
     """Each peer at each number of queries."""
     rows: list[dict[str, Any]] = []
-    named = os.environ.get("ROBUSTKIT_CGBA_SEEDS", "0")
-    seeds = [int(seed) for seed in named.split(",") if seed]
+    seeds = named_seeds()
     with folder() as kept:
         place = kept / "cgba-reference"
         place.mkdir(parents=True, exist_ok=True)
@@ -55,12 +64,20 @@ def run() -> dict[str, Any]:
         ours = collected("ours", place)
         for name, title in PEERS.items():
             theirs = collected(name, place)
-            rows += [compared(title, number, ours, theirs) for number in range(len(BUDGETS))]
+            rows += [
+                compared("CGBA", title, number, ours, theirs) for number in range(len(BUDGETS))
+            ]
     return {
         "rows": rows,
         "setting": "ResNet-18 on the 20 CIFAR-10 images, the network's batch norms folded in for "
         "the search and not for the judging",
     }
+
+
+def named_seeds() -> list[int]:
+    """Those that ROBUSTKIT_CGBA_SEEDS names."""
+    named = os.environ.get("ROBUSTKIT_CGBA_SEEDS", "0")
+    return [int(seed) for seed in named.split(",") if seed]
 
 
 def measure(name: str, seed: int, place: Path) -> None:
@@ -167,8 +184,15 @@ def collected(name: str, place: Path) -> Distances:
     return found
 
 
-def compared(peer: str, budget: int, ours: Distances, theirs: Distances) -> dict[str, Any]:
-    """One number of queries, on the images and seeds that both have been run with."""
+def compared(
+    name: str,
+    peer: str,
+    budget: int,
+    ours: Distances,
+    theirs: Distances,
+    budgets: tuple[int, ...] = BUDGETS,
+) -> dict[str, Any]:
+    """One of several numbers of queries, on the images and seeds that both have been run with."""
     both = [
         key
         for key, distances in theirs.items()
@@ -177,7 +201,7 @@ def compared(peer: str, budget: int, ours: Distances, theirs: Distances) -> dict
     images = sorted({number for _, number in both})
     seeds = sorted({seed for seed, _ in both})
     if not images:
-        raise RuntimeError(f"{peer} and CGBA have been run on no image alike.")
+        raise RuntimeError(f"{peer} and {name} have been run on no image alike.")
     mine, other = (
         np.array(
             [
@@ -194,10 +218,10 @@ def compared(peer: str, budget: int, ours: Distances, theirs: Distances) -> dict
     ratio = np.log(mine / other)
     return {
         "peer": peer,
-        "queries": BUDGETS[budget],
+        "queries": budgets[budget],
         "images": len(images),
         "seeds": len(seeds),
-        "CGBA, median l2": float(np.median(mine)),
+        f"{name}, median l2": float(np.median(mine)),
         "peer, median l2": float(np.median(other)),
         "difference": float(np.median(mine) - np.median(other)),
         "95 %": interval(difference),

@@ -17,6 +17,7 @@ from typing import Any
 from robustkit.evaluation.engine import Engine
 from robustkit.evaluation.records import Group, Records
 from robustkit.threat_models import Meter
+from robustkit.unlearnable.audit import Audit
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ def end(words: list[str], folder: Path, *, how: str, at: int = 0, signal: int = 
     Args:
         words: The command line.
         folder: Where its output goes.
-        how: `asked`, `attack`, `record`, `points` (in the middle of writing), `disk` (at so many
-            bytes per file), `pipe` (nobody reads its output), or `never`.
+        how: `asked`, `attack`, `training` (of an audit), `record`, `points` (in the middle of
+            writing), `disk` (at so many bytes per file), `pipe` (nobody reads its output), or
+            `never`.
         at: At the how manieth time.
         signal: The signal it sends itself.
     """
@@ -97,6 +99,10 @@ def _attack(at: int, number: int) -> None:
     _after(Engine, "attack", at, partial(_signal, number))
 
 
+def _training(at: int, number: int) -> None:
+    _after(Audit, "_train", at, partial(_signal, number))
+
+
 def _record(at: int, number: int) -> None:
     def tear(records: Records, group: Group) -> None:
         assert records._lines is not None
@@ -136,6 +142,7 @@ def _never(at: int, number: int) -> None:
 _TRAPS = {
     "asked": _asked,
     "attack": _attack,
+    "training": _training,
     "record": _record,
     "points": _points,
     "disk": _disk,

@@ -48,7 +48,13 @@ def test_sums_are_exact() -> None:
 def test_an_image_is_read_between_its_pixels_as_by_scipy() -> None:
     images = torch.rand(2, 3, 9, 7)
     y, x = torch.rand(2, 5, 6) * 40 - 20, torch.rand(2, 5, 6) * 40 - 20
-    for edges, mode in (("symmetric", "reflect"), ("mirror", "mirror"), ("nearest", "nearest")):
+    modes = {
+        "symmetric": "reflect",
+        "mirror": "mirror",
+        "nearest": "nearest",
+        "wrap": "grid-wrap",
+    }
+    for edges, mode in modes.items():
         found = exact.sampled(images, y, x, edges)  # type: ignore[arg-type]
         for image, channel in ((0, 0), (1, 2)):
             expected = ndimage.map_coordinates(
@@ -61,5 +67,5 @@ def test_an_image_is_read_between_its_pixels_as_by_scipy() -> None:
 
 
 def test_unknown_edges_are_refused() -> None:
-    with pytest.raises(BadInput, match="nearest, symmetric or mirror"):
-        exact.folded(torch.arange(3), 3, "wrap")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="nearest, symmetric, mirror or wrap"):
+        exact.folded(torch.arange(3), 3, "zero")  # type: ignore[arg-type]

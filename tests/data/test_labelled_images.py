@@ -93,9 +93,25 @@ def test_subsets_keep_ids_labels_and_pixels() -> None:
 
 
 def test_an_empty_subset_is_allowed_and_empty() -> None:
-    nothing = images().take([])
-    assert len(nothing) == 0
-    assert nothing.inputs(slice(None)).shape == (0, 3, 5, 4)
+    whole = images()
+    for nothing in (whole.take([]), whole.take(torch.zeros(len(whole), dtype=torch.bool))):
+        assert len(nothing) == 0
+        assert nothing.inputs(slice(None)).shape == (0, 3, 5, 4)
+
+
+def test_other_labels_for_the_same_images() -> None:
+    whole = images()
+    other = whole.relabelled((whole.labels + 1) % 3)
+    assert torch.equal(other.stored(slice(None)), whole.stored(slice(None)))
+    assert torch.equal(other.ids, whole.ids)
+    assert other.class_names == whole.class_names
+    assert not torch.equal(other.labels, whole.labels)
+    assert other.sha256 != whole.sha256
+    assert other.relabelled(whole.labels).sha256 == whole.sha256
+    with pytest.raises(BadInput, match="from 3 to 3"):
+        whole.relabelled(torch.full_like(whole.labels, 3))
+    with pytest.raises(ShapeMismatch, match="one integer per image"):
+        whole.relabelled(whole.labels[:2])
 
 
 def test_first() -> None:

@@ -26,7 +26,7 @@ from robustkit.threat_models import (
     grant,
     load,
 )
-from tests.evaluation.victims import RADII, digits
+from tests.evaluation.victims import RADII, Counting, digits
 from tests.oracles import Constant
 
 
@@ -177,6 +177,28 @@ def test_an_interrupted_run_goes_on_to_the_same_curve(tmp_path: Path, model: CNN
     again = run(tmp_path / "one", resume=True)
     assert again.curves == whole.curves
     assert [asdict(e) for e in again.examples] == [asdict(e) for e in whole.examples]
+
+
+def test_a_complete_run_is_resumed_without_asking_for_the_nearest_points_again(
+    tmp_path: Path, model: CNN
+) -> None:
+    def run(counting: Counting, *, resume: bool = False) -> EvasionReport:
+        adversary = threat("l2-decision", 40)
+        return evaluate(counting, digits(6), adversary, out=tmp_path, resume=resume, batch_size=4)
+
+    first, again = Counting(model), Counting(model)
+    whole, resumed = run(first), run(again, resume=True)
+    assert (resumed.curves, resumed.examples) == (whole.curves, whole.examples)
+    assert resumed.diagnostics["white_box"] == whole.diagnostics["white_box"]
+    # What is left are the checks that the model is still what it was.
+    found = whole.diagnostics["white_box"]
+    assert isinstance(found, dict)
+    checks = first.count.rows - whole.cost.rows_run - found["rows_run"]
+    assert again.count.rows == checks < found["rows_run"]
+    kept = tmp_path / "white_box.json"
+    kept.write_bytes(kept.read_bytes()[:-10])
+    assert run(Counting(model), resume=True).curves == whole.curves
+    assert json.loads(kept.read_text())["rows"]
 
 
 def test_marks_end_at_the_budget() -> None:

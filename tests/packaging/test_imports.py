@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("attacks", "defenses", "threat_models")
-LAZY = ("robustkit", *(f"robustkit.{name}" for name in FAMILIES))
+LAZY = ("robustkit", *(f"robustkit.{name}" for name in FAMILIES), "robustkit.unlearnable")
 
 # Imports all modules but the two adapters while the packages that they adapt cannot be imported.
 WITHOUT_FOREIGN_ATTACKS = """

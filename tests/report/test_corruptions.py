@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustkit.errors import BadInput, CorruptFile
+from robustkit.errors import BadInput
 from robustkit.report import (
     Corrupted,
     CorruptedExample,
@@ -25,9 +24,8 @@ from robustkit.report import (
     show,
 )
 from robustkit.statistics import wilson
+from tests.report.agreement import check_agreement
 from tests.report.examples import HOSTILE, evasion
-
-Place = tuple[str | int, ...]
 
 
 def made(*, name: str = "fog") -> CorruptionsReport:
@@ -77,23 +75,6 @@ def table() -> dict[str, Any]:
     return loaded
 
 
-def leaves(value: object, path: Place = ()) -> Iterator[Place]:
-    if path:
-        yield path
-    for key, item in value.items() if isinstance(value, dict) else ():
-        yield from leaves(item, (*path, key))
-    for item in value[:1] if isinstance(value, list) else ():
-        yield from leaves(item, (*path, 0))
-
-
-def changed(path: Place, value: object) -> dict[str, Any]:
-    found = part = table()
-    for key in path[:-1]:
-        part = part[key]  # type: ignore[index]
-    part[path[-1]] = value  # type: ignore[index]
-    return found
-
-
 def test_what_is_written_is_read_back() -> None:
     report = made()
     assert Report.from_json(report.to_json()) == report
@@ -114,21 +95,7 @@ def test_the_fields_stand_in_the_promised_order() -> None:
 
 @pytest.mark.parametrize("top", [key for key in table() if key != "schema"])
 def test_the_schema_allows_what_the_reader_allows_and_nothing_else(top: str) -> None:
-    definition = {"$ref": f"#/$defs/CorruptionsReport/properties/{top}"}
-    validator = jsonschema.Draft202012Validator({**definition, "$defs": schema()["$defs"]})
-    values: tuple[object, ...] = (None, True, -2, -1, 0.5, 7, "text", [], [{}], {}, {"a": 1})
-    for path in leaves(table()[top], (top,)):
-        for value in values:
-            found = changed(path, value)
-            fault = None
-            try:
-                Report.from_json(json.dumps(found))
-            except CorruptFile as error:
-                fault = str(error)
-            if fault is None:
-                assert validator.is_valid(found[top]), f"{path} = {value!r} is read"
-            elif "is not valid" not in fault and path != ("scenario",):
-                assert not validator.is_valid(found[top]), f"{path} = {value!r}: {fault}"
+    check_agreement(table(), top)
 
 
 def test_the_table_holds_the_grid_and_survives_hostile_names() -> None:

@@ -137,7 +137,8 @@ class TestSchema:
 
         definitions = schema()["$defs"]
         for name, definition in definitions.items():
-            kind = Interval if name == "Share" else getattr(package, name)
+            intervals = ("Share", "Difference", "Ratio")
+            kind = Interval if name in intervals else getattr(package, name)
             names = [field.name for field in fields(kind)]
             optional = [field.name for field in fields(kind) if "omitted_if_none" in field.metadata]
             assert list(definition["properties"]) == names

@@ -12,7 +12,9 @@ from robustkit import registry
 from robustkit.errors import BadInput, CorruptFile, MissingFile, UnknownName
 from robustkit.threat_models import (
     Access,
+    Availability,
     Budget,
+    Convolutions,
     LpBall,
     Patch,
     Stage,
@@ -89,10 +91,32 @@ def test_a_patch_in_a_file(tmp_path: Path) -> None:
     )
 
 
+def test_an_adversary_of_training_data_in_a_file(tmp_path: Path) -> None:
+    text = (
+        'stage = "training"\ngoal = "availability"\naccess = "decision"\n'
+        "[perturbation]\nkernel = 5\n[budget]\npoison_rate = 0.8\nmay_relabel = true\n"
+    )
+    assert load(write(tmp_path, text)) == ThreatModel(
+        name="mine",
+        stage=Stage.TRAINING,
+        goal=Availability(),
+        access=Access.DECISION,
+        perturbation=Convolutions(kernel=5),
+        budget=Budget(poison_rate=0.8, may_relabel=True),
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "norm and radius, or patch"),
+        ("", "norm and radius, or patch, or kernel"),
+        ("[perturbation]\nkernel = 4\n", "odd number"),
+        ("[perturbation]\nkernel = 3.0\n", "odd number"),
+        ("[perturbation]\nkernel = true\n", "odd number"),
+        ("[perturbation]\nkernel = 3\nlow = 0.5\n", "must hold 0"),
+        (BALL + "[budget]\npoison_rate = 1.5\n", "must lie in"),
+        (BALL + '[budget]\npoison_rate = "all"\n', "must be a number"),
+        (BALL + "[budget]\nmay_relabel = 1\n", "true or false"),
         ('[perturbation]\nnorm = "linf"\n', "norm and radius"),
         ("[perturbation]\nradius = 0.1\n", "norm and radius"),
         ('[perturbation]\nnorm = "l7"\nradius = 0.1\n', "'l7' is unknown"),

@@ -5,7 +5,16 @@ import torch
 
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
-from robustkit.training import Augmentation, Crop, CutMix, Flip, MixUp, RandAugment
+from robustkit.training import (
+    Augmentation,
+    Crop,
+    CutMix,
+    Flip,
+    Hide,
+    MixUp,
+    RandAugment,
+    TrivialAugment,
+)
 from robustkit.training.augmentation import augment
 
 LABELS = torch.arange(12) % 3
@@ -25,7 +34,9 @@ ALONE: list[Augmentation] = [
     Flip(),
     Crop(padding=2),
     Crop(padding=2, fill="reflect"),
+    Hide(part="centre", probability=0.5),
     RandAugment(),
+    TrivialAugment(),
 ]
 
 
@@ -52,6 +63,20 @@ def test_a_flip_mirrors_half_of_the_images() -> None:
     same = (after == before).flatten(1).all(1)
     assert bool((mirrored ^ same).all())
     assert 0.4 < float(mirrored.float().mean()) < 0.6
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3])
+def test_the_centre_and_the_rest_make_the_image(share: float) -> None:
+    both = [
+        Hide(part=part, share=share)(images(), LABELS, classes=3, streams=streams())[0]
+        for part in ("centre", "surround")
+    ]
+    assert torch.equal(both[0] + both[1], images())
+    ones = torch.ones_like(images())
+    seen, _ = Hide(part="surround")(ones, LABELS, classes=3, streams=streams())
+    assert torch.equal(seen[0, 0].nonzero().amin(0), torch.tensor([2, 1]))
+    assert torch.equal(seen[0, 0].nonzero().amax(0), torch.tensor([5, 3]))
+    assert float(seen[0, 0].sum()) == 12
 
 
 def test_a_crop_is_a_piece_of_the_larger_image() -> None:

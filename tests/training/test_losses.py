@@ -31,6 +31,7 @@ from robustkit.training.losses import (
 )
 from robustkit.training.losses.base import around
 from robustkit.training.losses.early_learning import EarlyLearning
+from robustkit.training.losses.inner import maximise
 from tests.oracles import linear_problem
 from tests.training.tiny import L2, LINF, Normed, Smooth, equal, state, tiny_data
 
@@ -399,3 +400,27 @@ def test_every_registered_loss_trains_a_step() -> None:
         assert value.ndim == 0, name
         assert model.last.weight.grad is not None, name
         assert kind.__doc__, name
+
+
+@pytest.mark.parametrize("threat", [LINF, L2])
+def test_a_search_goes_on_where_another_has_ended(threat: ThreatModel) -> None:
+    some, model = batch(), Smooth()
+    clean = some.inputs
+
+    def searched(steps: int, start: Tensor) -> Tensor:
+        with held(model):
+            return maximise(
+                model,
+                clean,
+                lambda logits: F.cross_entropy(logits, some.labels, reduction="none"),
+                threat.allowed,
+                steps=steps,
+                step_size=0.3,
+                start=start,
+                streams=some.streams,
+            )
+
+    assert torch.equal(searched(2, searched(2, clean)), searched(4, clean))
+    # A start outside the set is brought into it.
+    outside = searched(1, torch.ones_like(clean))
+    assert bool(threat.allowed.contains(clean, outside).all())

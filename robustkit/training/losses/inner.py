@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustkit.attacks.steps import reach, steepest
 from robustkit.randomness import Streams
@@ -20,14 +20,14 @@ _SPARSITY = 0.05
 
 
 def maximise(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     clean: Tensor,
     gain: Callable[[Tensor], Tensor],
     allowed: PerturbationSet,
     *,
     steps: int,
     step_size: float,
-    start: Start,
+    start: Start | Tensor,
     streams: Streams,
 ) -> Tensor:
     """Raise a gain for a fixed number of steps; no example leaves early.
@@ -36,20 +36,24 @@ def maximise(
     size nor a neighbour moves a step. The projection is outside the differentiated graph.
 
     Args:
-        model: The bare model, held still.
+        model: The bare model, held still, or what is seen of it: from inputs to logits. It may
+            look at each input in several ways and answer with as many rows.
         clean: (N, C, H, W) where the ball is centred.
         gain: Of (N, K) logits, (N,) what is raised.
         allowed: What may be changed.
         steps: For one gradient each.
         step_size: In units of the radius.
-        start: `uniform` in the set, `gaussian` with standard deviation 0.001, or at the `clean`
-            inputs.
+        start: `uniform` in the set, `gaussian` with standard deviation 0.001, at the `clean`
+            inputs, or the points, like `clean`, at which another search has ended.
         streams: One per row.
 
     Returns:
         Like `clean`, inside the set, detached.
     """
-    point = begin(clean, allowed, start=start, streams=streams)
+    if isinstance(start, Tensor):
+        point = allowed.project(clean, start)
+    else:
+        point = begin(clean, allowed, start=start, streams=streams)
     length = step_size * reach(allowed, clean)
     with torch.enable_grad():
         for _ in range(steps):

@@ -1,0 +1,457 @@
+"""Contextual fusion and the LQ-VAE filter on Fashion-MNIST (linf) beside what they are made of: the
+plain classifier, which also stands behind the filter; the two branches of the fusion with heads of
+their own, of which one has learnt from images without their centre and one from centres alone; and
+the mean of these two heads. Each row is one attack; every image is attacked to the last step.
+Direct: the attack follows the model itself. On a branch: it follows that branch's own head, and the
+point is handed to the others. No filter: it follows the classifier alone. Unquantised: the filter
+with its soft code. BPDA: the filter's own images, with a gradient that passes around it (identity)
+or that of the soft code (straight-through). Naive: direct attacks, for the fusion attacks on either
+branch alone; worst: per image, all rows. In brackets Wilson's 95 % intervals. The filter that draws
+is attacked by its own answers with those gradients, on single draws and on averages; the search
+that does best on 10 draws is scored on 20 fresh ones, and cells hold the mean over draws, with the
+interval of so many images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustkit import data, evaluate
+from robustkit.attacks import APGD, PGD, EvasionAttack
+from robustkit.data import LabelledImages
+from robustkit.defenses import Aggregation, Filtered
+from robustkit.defenses.lq_vae import Look
+from robustkit.defenses.peers import Only
+from robustkit.randomness import Streams
+from robustkit.statistics import paired_difference
+from robustkit.threat_models import LpBall, ThreatModel, answer
+from tests.benchmarks.crossmax import always, chosen, paired_mean, share
+from tests.benchmarks.crossmax_matrix import Drawn, Source, Votes, searched, searched_at_random
+from tests.benchmarks.keeping import folder, kept
+from tests.benchmarks.purifiers_models import Size, filtered, fusion, lessons, network
+
+TITLE = "Purifiers: contextual fusion and LQ-VAE"
+RADII = {"8/255": 8 / 255, "0.1": 0.1}
+DRAWS = (10, 20)
+# Clean accuracy that a defense may cost.
+MARGIN = 0.05
+PLAIN, MEAN, CONTEXT, OBJECT, FUSION = (
+    "plain classifier",
+    "mean of the branches",
+    "context alone",
+    "object alone",
+    "contextual fusion",
+)
+MEANS, DRAWN = "LQ-VAE, means", "LQ-VAE, drawn"
+COLUMNS = (PLAIN, MEAN, CONTEXT, OBJECT, FUSION, MEANS, DRAWN)
+Bits = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches(Aggregation):
+    """The mean of the branches' own heads, which lie behind the fused one."""
+
+    def combine(self, logits: Tensor) -> Tensor:
+        return logits[:, 1:3].mean(1)
+
+
+# In the votes: the fused head, the context's, the object's, and the plain classifier.
+RULES: dict[str, Aggregation] = {
+    FUSION: Only(member=0),
+    CONTEXT: Only(member=1),
+    OBJECT: Only(member=2),
+    MEAN: Branches(),
+    PLAIN: Only(member=3),
+}
+BEHIND: dict[str, Aggregation] = {"filtered": Only(member=0)}
+
+
+def run(size: Size | None = None) -> dict[str, Any]:
+    """Every row at every radius, what our evaluation says, and what follows."""
+    size = size or Size()
+    test = data.load("fashion-mnist", n=size.images)
+    rows: list[dict[str, Any]] = []
+    told: list[str] = []
+    reports: list[dict[str, Any]] = []
+    with folder() as place:
+        best = better_branch(place, size)
+        for words, radius in RADII.items():
+            threat = ThreatModel(name="linf", perturbation=LpBall(norm="linf", radius=radius))
+            found = all_rows(place, test, threat, size)
+            rows += table(words, found)
+            if not told:
+                told += cost(found)
+            told += [*fusion_conclusions(words, found, best), *filter_conclusions(words, found)]
+        reports = [judged(place, name, test, size) for name in (FUSION, MEANS)]
+    told += [one["told"] for one in reports]
+    return {
+        "rows": rows,
+        "conclusions": told,
+        "evaluations": reports,
+        "setting": (
+            f"CNNs of width {size.width}, {size.train:,} training images, {size.epochs} epochs; "
+            f"heads of the fusion {size.fusion_epochs} epochs; filter of width "
+            f"{size.filter_width}, 32 numbers per 4 x 4 pixels, {size.filter_epochs} epochs; "
+            f"{len(test)} test images, {size.steps} steps, {size.drawn_steps} on draws; one seed"
+        ),
+    }
+
+
+# --- the rows ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured at one radius.
+
+    Attributes:
+        plain: By row and column, which images stand, without the filter that draws.
+        drawn: By row, how often that filter is right.
+    """
+
+    plain: Mapping[str, Mapping[str, Sequence[bool]]]
+    drawn: Mapping[str, Drawn]
+
+    def stands(self, column: str, rows: Sequence[str]) -> Bits:
+        """Which images are right and stand in all of some rows that the column has."""
+        known = [self.plain.get(row, {}) for row in ("clean", *rows)]
+        own = [row[column] for row in known if column in row]
+        every: Bits = np.all(np.array(own, dtype=bool), axis=0)
+        return every
+
+    def right(self, rows: Sequence[str]) -> np.ndarray[Any, Any]:
+        """(N,) the share of fresh draws on which the filter that draws is right."""
+        if not rows:
+            return np.array(self.drawn["clean"].fresh["filtered"]) / DRAWS[1]
+        return chosen(self.drawn, "filtered", rows) / DRAWS[1]
+
+    def rows(self, word: str = "") -> list[str]:
+        """The attacks whose names begin so."""
+        named = dict.fromkeys([*self.plain, *self.drawn])
+        return [row for row in named if row != "clean" and row.startswith(word)]
+
+
+def all_rows(place: Path, test: LabelledImages, threat: ThreatModel, size: Size) -> Found:
+    """The rows at one radius; finished ones are kept."""
+    fused, plain = fusion(place, size), network(place, "plain", size)
+    means, drawing = (filtered(place, size, sampled=sampled) for sampled in (False, True))
+
+    def heads(inputs: Tensor, _streams: Streams | None) -> Tensor:
+        return torch.cat([fused.every_head(inputs), plain(inputs)[:, None]], dim=1)
+
+    facts = {
+        "learnt": size.learnt,
+        "steps": [size.steps, size.drawn_steps],
+        "average": size.average,
+        "data": test.sha256,
+        "threat": repr(threat),
+    }
+    pgd, apgd = PGD(steps=size.steps, loss="margin"), APGD(steps=size.steps)
+
+    def row(name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - JSON
+        return kept(place, "purifiers-row", {**facts, "row": name}, make)
+
+    found: dict[str, dict[str, list[bool]]] = {}
+
+    def add(name: str, column: str, make: Callable[[], dict[str, list[bool]]]) -> None:
+        found.setdefault(name, {}).update(row(f"{name} {column}", make))
+
+    add("clean", "heads", lambda: clean(heads, RULES, test))
+    add("clean", MEANS, lambda: as_means(clean(looks(means, "hard"), BEHIND, test)))
+    for attack, name in ((pgd, "PGD"), (apgd, "APGD-CE")):
+        for column in RULES:
+            make = following(heads, RULES[column], {column: RULES[column]}, test, threat, attack)
+            add(f"direct {name}", column, make)
+        for column in (CONTEXT, OBJECT):
+            others = {one: RULES[one] for one in (FUSION, MEAN)}
+            add(
+                f"{name} on the {column.split()[0]} branch",
+                column,
+                following(heads, RULES[column], others, test, threat, attack),
+            )
+        for look, called in LOOKS.items():
+            votes = looks(means, look)
+            make = following(votes, Only(member=1), BEHIND, test, threat, attack)
+            add(f"{called} {name}" if look == "hard" else f"{name}, {called}", MEANS, renamed(make))
+    drawn = {
+        name: Drawn(**row(f"{name} {DRAWN}", make))
+        for name, make in drawn_rows(drawing, test, threat, size).items()
+    }
+    return Found(found, drawn)
+
+
+# How a row that follows the filter is called, by what it follows.
+LOOKS: dict[Look | str, str] = {
+    "hard": "direct",
+    "classifier": "no filter",
+    "soft": "unquantised filter",
+    "identity": "BPDA identity",
+    "straight-through": "BPDA straight-through",
+}
+
+
+def looks(model: Filtered, look: Look | str) -> Votes:
+    """Answers of a filtered classifier and of a look at it, (N, 2, K)."""
+
+    def votes(inputs: Tensor, streams: Streams | None) -> Tensor:
+        if look == "hard":
+            own = answer(model, inputs, streams).logits
+            return torch.stack([own, own], dim=1)
+        with torch.no_grad():
+            own = answer(model, inputs, streams).logits
+        if look == "classifier":
+            other = model.classifier(inputs)
+        else:
+            known: Look = next(one for one in (*codes(), "identity") if one == look)
+            other = model.looked_at(inputs, streams, known, model.classifier).logits
+        return torch.stack([own, other], dim=1)
+
+    return votes
+
+
+def codes() -> tuple[Any, ...]:
+    """The filter's codes."""
+    return get_args(get_args(Look)[0])
+
+
+def clean(votes: Votes, rules: Mapping[str, Aggregation], test: LabelledImages) -> Any:  # noqa: ANN401
+    """Which images each rule has right."""
+    with torch.no_grad():
+        found = votes(test.inputs(torch.arange(len(test))), None)
+    return {name: (rule(found).argmax(1) == test.labels).tolist() for name, rule in rules.items()}
+
+
+def following(
+    votes: Votes,
+    rule: Aggregation,
+    judged: Mapping[str, Aggregation],
+    test: LabelledImages,
+    threat: ThreatModel,
+    attack: EvasionAttack[Any],
+) -> Callable[[], dict[str, list[bool]]]:
+    """What makes a row: an attack that follows one rule, judged by others."""
+    source = Source(votes, rule, gradient_of=None, random=False)
+    return lambda: searched(source, judged, test, threat, attack)
+
+
+def renamed(make: Callable[[], dict[str, list[bool]]]) -> Callable[[], dict[str, list[bool]]]:
+    """The same row under the name of the filter that takes means."""
+    return lambda: as_means(make())
+
+
+def as_means(found: Mapping[str, list[bool]]) -> dict[str, list[bool]]:
+    """A row of a filtered classifier under the name of the filter that takes means."""
+    return {MEANS: found["filtered"]}
+
+
+def drawn_rows(
+    model: Filtered, test: LabelledImages, threat: ThreatModel, size: Size
+) -> dict[str, Callable[[], Any]]:
+    """What makes the rows of the filter that draws."""
+    steps = size.drawn_steps
+    pgd = PGD(steps=steps, step_size=max(1 / 8, 2.5 / steps), loss="margin", momentum=0.75)
+    most = size.average
+    plan: list[tuple[str, str, int]] = [
+        ("direct PGD", "hard", 1),
+        ("PGD, no filter", "classifier", 1),
+        ("PGD, unquantised filter", "soft", 1),
+        ("PGD, BPDA identity", "identity", 1),
+        ("PGD, BPDA straight-through", "straight-through", 1),
+        (f"PGD, unquantised filter, average of {most} draws", "soft", most),
+        (f"PGD, BPDA identity, average of {most} draws", "identity", most),
+        (f"PGD, BPDA straight-through, average of {most} draws", "straight-through", most),
+    ]
+
+    def make(look: str, attack: EvasionAttack[Any] | None, average: int) -> Callable[[], Any]:
+        own = Only(member=0)
+        plain = None if look == "hard" else Only(member=1)
+        source = Source(looks(model, look), own, gradient_of=plain, random=True)
+
+        def searching() -> dict[str, Any]:
+            found = searched_at_random(
+                source, BEHIND, test, threat, attack, average=average, draws=DRAWS
+            )
+            return {"chosen": found.chosen, "fresh": found.fresh}
+
+        return searching
+
+    return {
+        "clean": make("hard", None, 1),
+        **{name: make(look, pgd, average) for name, look, average in plan},
+    }
+
+
+# --- the table and what follows -------------------------------------------------------------------
+
+
+def naive(column: str, found: Found) -> list[str]:
+    """The rows that a careless author would report."""
+    if column == FUSION:
+        return [row for row in found.rows() if row.endswith("branch")]
+    return found.rows("direct")
+
+
+def table(radius: str, found: Found) -> list[dict[str, Any]]:
+    """The rows as they are printed."""
+    groups: dict[str, Callable[[str], Sequence[str]]] = {
+        "clean": lambda _: (),
+        **{name: partial(always, [name]) for name in found.rows()},
+        "naive": lambda column: naive(column, found),
+        "worst case": lambda _: found.rows(),
+    }
+    rows = []
+    for label, choose in groups.items():
+        row = {"eps": radius, "attack": label}
+        for column in COLUMNS:
+            row[column] = cell(column, choose(column), found)
+        rows.append(row)
+    return rows
+
+
+def cell(column: str, rows: Sequence[str], found: Found) -> str:
+    """One figure with its interval; empty where the column has no such rows."""
+    if column == DRAWN:
+        own = [row for row in rows if row in found.drawn]
+        right = found.right(own)
+        return share(float(right.sum()), len(right)) if own or not rows else ""
+    own = [row for row in rows if column in found.plain.get(row, {})]
+    bits = found.stands(column, own)
+    return share(float(bits.sum()), len(bits)) if own or not rows else ""
+
+
+def figures(value: float, low: float, high: float) -> str:
+    """A difference in points, with its interval."""
+    return f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def paired(first: Bits, second: Bits) -> tuple[float, float, float]:
+    """The difference of two shares of the same images."""
+    found = paired_difference(first, second)
+    return found.value, found.low, found.high
+
+
+def sign(value: float, low: float, high: float) -> str:
+    """What an interval says of a difference."""
+    if low <= 0 <= high:
+        return "no difference is shown"
+    return "a gain" if value > 0 else "a loss"
+
+
+def cost(found: Found) -> list[str]:
+    """What each defense costs in clean accuracy, and whether that is within the margin."""
+    plain = found.stands(PLAIN, [])
+    differences = {
+        FUSION: paired(found.stands(FUSION, []), plain),
+        MEANS: paired(found.stands(MEANS, []), plain),
+        DRAWN: paired_mean(found.right([]) - plain),
+    }
+    told = []
+    for name, (value, low, high) in differences.items():
+        if low >= -MARGIN:
+            verdict = f"within {100 * MARGIN:.0f} points of it"
+        elif value >= -MARGIN:
+            verdict = f"within {100 * MARGIN:.0f} points of it, but the interval reaches beyond"
+        else:
+            verdict = f"**failed**: it costs more than {100 * MARGIN:.0f} points"
+        told.append(
+            f"Clean accuracy of {name} against the {PLAIN}: {figures(value, low, high)}: {verdict}."
+        )
+    return told
+
+
+def fusion_conclusions(radius: str, found: Found, best: str) -> list[str]:
+    """Whether the fusion withstands more than what it is made of."""
+    seen, worst = found.stands(FUSION, naive(FUSION, found)), found.stands(FUSION, found.rows())
+    direct = found.stands(FUSION, found.rows("direct"))
+    first = (
+        f"eps {radius}: attacks on one branch alone leave {FUSION} {100 * seen.mean():.1f} %, "
+        f"attacks on itself {100 * direct.mean():.1f} %; in the worst case it has "
+        f"{100 * worst.mean():.1f} %."
+    )
+    told = [first]
+    for other in (MEAN, best, PLAIN):
+        gap = paired(worst, found.stands(other, found.rows()))
+        told.append(
+            f"eps {radius}: {FUSION} against the {other}, worst case: {figures(*gap)}: "
+            f"{sign(*gap)}."
+        )
+    return told
+
+
+def filter_conclusions(radius: str, found: Found) -> list[str]:
+    """What is left of the filter's advantage over the classifier behind it."""
+    plain = found.stands(PLAIN, found.rows())
+    told = []
+    for name in (MEANS, DRAWN):
+        if name == MEANS:
+            direct = found.stands(MEANS, found.rows("direct")).astype(float)
+            worst = found.stands(MEANS, found.rows()).astype(float)
+        else:
+            attacks = [row for row in found.drawn if row != "clean"]
+            direct = found.right([row for row in attacks if row.startswith("direct")])
+            worst = found.right(attacks)
+        credit, gain = paired_mean(direct - plain), paired_mean(worst - plain)
+        told.append(
+            f"eps {radius}: direct attacks credit {name} with {100 * direct.mean():.1f} %, "
+            f"{figures(*credit)} over the {PLAIN}; in the worst case it has "
+            f"{100 * worst.mean():.1f} %, {figures(*gain)}: {sign(*gain)}."
+        )
+    return told
+
+
+def better_branch(place: Path, size: Size) -> str:
+    """The branch that has more training images right."""
+
+    def make() -> dict[str, float]:
+        fused, train = fusion(place, size), lessons(size).first(min(2000, size.train))
+        with torch.no_grad():
+            heads = fused.every_head(train.inputs(torch.arange(len(train))))
+        right = (heads.argmax(2) == train.labels[:, None]).float().mean(0).tolist()
+        return {CONTEXT: right[1], OBJECT: right[2]}
+
+    found: dict[str, float] = kept(place, "purifiers-branches", {"learnt": size.learnt}, make)
+    return max(found, key=lambda name: found[name])
+
+
+def judged(place: Path, name: str, test: LabelledImages, size: Size) -> dict[str, Any]:
+    """What `evaluate` reports although one direct attack was asked for."""
+
+    def make() -> dict[str, Any]:
+        model = fusion(place, size) if name == FUSION else filtered(place, size, sampled=False)
+        threat = ThreatModel(name="linf", perturbation=LpBall(norm="linf", radius=RADII["0.1"]))
+        report = evaluate(
+            model,
+            test.first(size.reported),
+            threat,
+            attacks=[PGD(steps=size.steps, loss="margin")],
+        )
+        surrogate = report.accuracies.surrogate
+        return {
+            "model": name,
+            "direct": report.accuracies.direct.value,
+            "surrogate": None if surrogate is None else surrogate.value,
+            "worst": report.accuracies.worst.value,
+            "violations": report.violations,
+            "flags": [f"{flag.id} ({flag.severity})" for flag in report.flags],
+        }
+
+    facts = {
+        "learnt": size.learnt,
+        "steps": size.steps,
+        "data": test.sha256,
+        "name": name,
+        "n": size.reported,
+    }
+    found: dict[str, Any] = kept(place, "purifiers-evaluate", facts, make)
+    told = (
+        f"`evaluate --attacks pgd` on {name} ({size.reported} images, eps 0.1) reports "
+        f"{100 * found['direct']:.1f} % under direct attacks, {100 * found['surrogate']:.1f} % "
+        f"through stand-ins, {100 * found['worst']:.1f} % as its headline, and raises "
+        f"{', '.join(found['flags'])}."
+    )
+    return {**found, "told": told}
