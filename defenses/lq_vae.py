@@ -244,7 +244,12 @@ class LQVAE(Defense):
         self.check(threat)
         made = self.assembled(only(models, "LQVAE"), data.shape[0], seed=trainer.seed)
         images = data.inputs(torch.arange(min(2, len(data))))
-        asked("The classifier", made.classifier, images)
+        known = asked("The classifier", made.classifier, images).shape[1]
+        if known < data.classes:
+            raise BadInput(
+                f"The classifier answers {known} classes, and the data has {data.classes}. Give "
+                "data of the classifier's classes."
+            )
         self._fits(images)
         loss = Reconstruction(kl=self.kl)
         if trainer.fit(_Learning(made.filtering), data, loss).stopped_by == "signal":

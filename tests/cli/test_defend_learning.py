@@ -223,6 +223,12 @@ def test_members_of_other_images_or_without_numbers(
     models.save(spoilt, Path(bad), spec="cnn", arguments={"classes": 10, "channels": 1})
     refused(filtered(invoke, bad, out, "--data", "digits"), "answers NaN")
     refused(fused(invoke, [two[0], bad], out, "--data", "digits"), "answers NaN")
+    refused(many(invoke, bad, out, "--data", "digits"), "NaN")
+    fewer = str(tmp_path / "fewer")
+    few = {"classes": 5, "channels": 1}
+    models.save(models.load("cnn", **few), Path(fewer), spec="cnn", arguments=few)
+    refused(filtered(invoke, fewer, out, "--data", "digits"), "answers 5 classes")
+    refused(many(invoke, fewer, out, "--data", "digits"), "answers 5 classes")
     same = str(tmp_path / "same")
     models.save(
         models.load(two[0]), Path(same), spec="cnn", arguments={"classes": 10, "channels": 1}

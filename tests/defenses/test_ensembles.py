@@ -132,6 +132,9 @@ def test_members_that_do_not_belong_together_are_refused() -> None:
         CrossMax().ensemble([trained(0), spoilt], few)
     with pytest.raises(BadInput, match="Member 1 cannot take images of 3 x 8 x 8"):
         CrossMax().ensemble(members(), few.expand(2, 3, 8, 8))
+    sized = [nn.Sequential(nn.Flatten(), nn.Linear(side**2, 10)) for side in (8, 12)]
+    with pytest.raises(BadInput, match="Member 2 cannot take images of 1 x 8 x 8"):
+        CrossMax().ensemble(sized, few)
     with pytest.raises(BadInput, match="Member 2 refuses answers"):
         CrossMaxEnsemble([trained(0), Cautious()])(few)
 

@@ -271,6 +271,8 @@ def test_classifiers_and_images_that_cannot_be_defended() -> None:
         spoilt.get_submodule("linear").get_parameter("bias")[4] = torch.nan
     with pytest.raises(BadInput, match="The classifier answers NaN"):
         protect([spoilt])
+    with pytest.raises(BadInput, match="answers 5 classes, and the data has 10"):
+        protect([network(classes=5)], data.load("digits", n=40))
     colour = data.LabelledImages.from_tensors(torch.rand(8, 3, 8, 8), train.labels)
     with pytest.raises(BadInput, match="The classifier cannot take images of 3 x 8 x 8"):
         protect([trained(0)], colour)
