@@ -226,7 +226,7 @@ def test_members_of_other_images_or_without_numbers(
     refused(many(invoke, bad, out, "--data", "digits"), "NaN")
     fewer = str(tmp_path / "fewer")
     few = {"classes": 5, "channels": 1}
-    models.save(models.load("cnn", **few), Path(fewer), spec="cnn", arguments=few)
+    models.save(models.load("cnn", classes=5, channels=1), Path(fewer), spec="cnn", arguments=few)
     refused(filtered(invoke, fewer, out, "--data", "digits"), "answers 5 classes")
     refused(many(invoke, fewer, out, "--data", "digits"), "answers 5 classes")
     same = str(tmp_path / "same")
