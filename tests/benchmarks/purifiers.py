@@ -9,8 +9,8 @@ or that of the soft code (straight-through). Naive: direct attacks, for the fusi
 branch alone; worst: per image, all rows. In brackets Wilson's 95 % intervals. The filter that draws
 is attacked by its own answers with those gradients, on single draws and, by the one that does best,
 on averages; the search that does best on 10 draws is scored on 20 fresh ones, and cells hold the
-mean over draws, with the interval of so many images. More draws and steps would lower that column
-further; the filter that takes means is the one that was attacked until nothing changed."""
+mean over draws, with the interval of so many images. More draws and steps may lower that column
+further."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +98,8 @@ def run(size: Size | None = None) -> dict[str, Any]:
             f"CNNs of width {size.width}, {size.train:,} training images, {size.epochs} epochs; "
             f"heads of the fusion {size.fusion_epochs} epochs; filter of width "
             f"{size.filter_width}, 32 numbers per 4 x 4 pixels, {size.filter_epochs} epochs; "
-            f"{len(test)} test images, {size.steps} steps, {size.drawn_steps} on single draws; one seed"
+            f"{len(test)} test images, {size.steps} steps, {size.drawn_steps} on single draws; one "
+            "seed"
         ),
     }
 
