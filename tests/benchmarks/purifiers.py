@@ -341,7 +341,7 @@ def sign(value: float, low: float, high: float) -> str:
     """What an interval says of a difference."""
     if low <= 0 <= high:
         return "no difference is shown"
-    return "a gain" if value > 0 else "a loss"
+    return "a gain is left that these attacks do not remove" if value > 0 else "a loss"
 
 
 def cost(found: Found) -> list[str]:
