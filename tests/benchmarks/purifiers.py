@@ -9,8 +9,8 @@ or that of the soft code (straight-through). Naive: direct attacks, for the fusi
 branch alone; worst: per image, all rows. In brackets Wilson's 95 % intervals. The filter that draws
 is attacked by its own answers with those gradients, on single draws and, by the one that does best,
 on averages; the search that does best on 10 draws is scored on 20 fresh ones, and cells hold the
-mean over draws, with the interval of so many images. More draws and steps may lower that column
-further."""
+mean over draws, with the interval of so many images. That column has not converged: longer averages
+lowered it each time, so that its worst case is an upper bound and no verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
