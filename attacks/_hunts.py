@@ -17,8 +17,8 @@ from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Decisions, Objective, PerturbationSet
 
 # Parts of the images that search on their own: while one waits for single answers the random steps
-# of the others fill its batches.
-_PARTS = 4
+# of the others fill its batches. Smaller parts would cost more turns than they save rows.
+_PARTS, _FEWEST = 4, 5
 
 
 class LabelAttack(EvasionAttack[Decisions]):
@@ -57,7 +57,7 @@ class LabelAttack(EvasionAttack[Decisions]):
                 streams.take(rows),
                 queries=self.queries,
             )
-            for rows in everyone.tensor_split(min(_PARTS, len(inputs)))
+            for rows in everyone.tensor_split(min(_PARTS, max(1, len(inputs) // _FEWEST)))
         ]
         take_turns(view, hunts, self.search)
         return torch.cat([hunt.point for hunt in hunts])

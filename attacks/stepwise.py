@@ -267,23 +267,57 @@ class _Seen:
 
 
 def _look(attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tensor) -> _Seen:
-    # One after the other: only one graph is kept at a time.
-    draws = (_draw(attack, view, state, inputs) for _ in range(attack.draws))
-    total = functools.reduce(_sum, draws)
+    total = functools.reduce(_sum, _draws(attack, view, state, inputs))
     if attack.draws == 1:
         return total
     part = 1 / attack.draws
     return _Seen(total.logits * part, total.gradient * part, total.lead * part, total.reached)
 
 
-def _draw(attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tensor) -> _Seen:
+def _draws(
+    attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tensor
+) -> Iterator[_Seen]:
+    """One answer after the other; where few examples are left, several come from one batch.
+
+    The numbers are the same: an answer depends on how many queries its example has spent.
+    """
+    width = len(inputs)
+    # Padding comes last.
+    live = width if attack.draws == 1 else int((state.rows.index >= 0).sum())
+    at_once = width // live
+    if at_once == 1:
+        for _ in range(attack.draws):
+            output, seen = _answered(attack, view, state, inputs)
+            _notice(attack, state, output)
+            yield seen
+        return
+    places = torch.arange(width, device=inputs.device)
+    for first in range(0, attack.draws, at_once):
+        copies = min(at_once, attack.draws - first)
+        several = take_rows(state, places % live)
+        several.rows.index[live * copies :] = -1
+        points = inputs.detach()[places % live].requires_grad_()
+        output, seen = _answered(attack, view, several, points)
+        for copy in range(copies):
+            own = places.clamp_max(live - 1) + copy * live
+            _notice(attack, state, output.take(own))
+            yield take_rows(seen, own)
+
+
+def _answered(
+    attack: Stepwise[StateT], view: Gradients, state: StateT, inputs: Tensor
+) -> tuple[Output, _Seen]:
     objective = state.rows.objective
     output = view.answer(inputs, state.rows.index)
     gradient = input_gradient(attack.gain(state, output.guidance), inputs)
     with torch.no_grad():
-        attack.notice(state, output)
         lead, reached = margin(output.logits, objective), objective.reached(output)
-    return _Seen(output.guidance.detach(), gradient, lead, reached)
+    return output, _Seen(output.guidance.detach(), gradient, lead, reached)
+
+
+@torch.no_grad()
+def _notice(attack: Stepwise[StateT], state: StateT, output: Output) -> None:
+    attack.notice(state, output)
 
 
 def _held(view: Gradients, state: StateT, inputs: Tensor, reached: Tensor) -> Tensor:

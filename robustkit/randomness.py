@@ -145,13 +145,14 @@ def _philox(
     c0, c1, c2, c3 = (word & _MASK for word in counter)
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # Products wrap modulo 2**64; the mask after the shift undoes the sign extension.
+        # Products wrap modulo 2**64; their high bits go in the mask of the next round.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        c0, c1, c2, c3 = _mixed(p1, c1, k0), p1, _mixed(p0, c3, k1), p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def _mixed(product: Tensor, word: Tensor, key: int) -> Tensor:
+    """The low 32 bits of (product >> 32) ^ word ^ key."""
+    high = (product >> 32) ^ word
+    return high.bitwise_xor_(key).bitwise_and_(_MASK)

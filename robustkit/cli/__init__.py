@@ -1,10 +1,13 @@
 """The command line: one file per command, nothing heavy imported before a command runs."""
 
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TextIO
 
 import click
 
@@ -16,7 +19,7 @@ from robustkit.cli.selftest import selftest
 from robustkit.cli.show import show
 from robustkit.cli.train import train
 from robustkit.cli.unlearn import unlearn
-from robustkit.errors import BadInput, RobustkitError
+from robustkit.errors import BadInput, RobustkitError, RobustkitWarning
 
 STOPPED = 4
 INTERRUPTED = 130
@@ -56,7 +59,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = commands.main(given, prog_name="robustkit", standalone_mode=False, obj=given)
+        with _warnings_in_words():
+            code = commands.main(given, prog_name="robustkit", standalone_mode=False, obj=given)
     except click.ClickException as error:
         if ranks.may_tell():
             error.show()
@@ -79,6 +83,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Inside, our own warnings are lines on stderr, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RobustkitWarning)
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, RobustkitWarning):
+                usual(message, category, filename, lineno, file, line)
+            elif ranks.may_tell():
+                click.echo(f"Warning: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
 
 
 def _how_to_go_on(given: Sequence[str]) -> str:

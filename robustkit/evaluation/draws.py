@@ -91,17 +91,30 @@ class Jury:
             wanted: What is wanted of each.
             purpose: `select` or `score`: their draws have nothing in common.
         """
-        streams = self.streams(padded(rows, self.width), purpose)
-        inputs = padded(points, self.width)
-        count = slice(0, len(rows))
-        wins, right, answers = torch.zeros_like(wanted.labels), torch.zeros_like(wanted.labels), []
-        for draw in range(DRAWS):
+        everyone = self.streams(rows, purpose)
+        reached, named = [], []
+        # All draws of all points one after the other, in full batches.
+        numbers = torch.arange(DRAWS * len(rows), device=points.device)
+        for part in torch.split(numbers, self.width):
+            places = part % len(rows)
+            streams = everyone.take(padded(places, self.width))
+            draws = padded(part // len(rows), self.width)
             with torch.no_grad():
-                output = answer(self.model, inputs, streams.on_lanes(draw)).take(count)
-            wins = wins + wanted.reached(output).to(wins.dtype)
-            right = right + (output.labels == wanted.labels).to(right.dtype)
-            answers.append(output.labels)
-        return Poll(wins, right, torch.stack(answers).mode(0).values)
+                found = answer(
+                    self.model, padded(points[places], self.width), streams.on_lanes(draws)
+                ).take(slice(0, len(part)))
+            reached.append(wanted.take(places).reached(found))
+            named.append(found.labels)
+        labels = torch.cat(named).reshape(DRAWS, len(rows))
+        return Poll(
+            wins=torch.cat(reached).reshape(DRAWS, len(rows)).sum(0),
+            right=(labels == wanted.labels).sum(0),
+            labels=labels.mode(0).values,
+        )
+
+    def _rows_run(self, points: int) -> int:
+        """Rows that a poll about so many points takes."""
+        return -(-DRAWS * points // self.width) * self.width
 
     def clean(self, rows: Tensor, inputs: Tensor, wanted: Objective) -> tuple[Trial, list[int]]:
         """Judge clean images, at most one width; and how many fresh draws were right about each."""
@@ -112,7 +125,7 @@ class Jury:
             scored=fresh.wins.tolist(),
             labels=fresh.labels.tolist(),
             passes=2 * DRAWS * len(rows),
-            rows_run=2 * DRAWS * self.width,
+            rows_run=2 * self._rows_run(len(rows)),
         )
         return trial, fresh.right.tolist()
 
@@ -132,9 +145,7 @@ class Jury:
         selected = torch.where(allowed, first.wins, 0)
         better = (selected.cpu() > best).nonzero()[:, 0]
         scored: list[int | None] = [None] * len(rows)
-        polls = 1
         if len(better):
-            polls = 2
             there = better.to(points.device)
             fresh = self.poll(rows[better], points[there], wanted.take(there), "score")
             for number, wins in zip(better.tolist(), fresh.wins.tolist(), strict=True):
@@ -144,7 +155,7 @@ class Jury:
             scored=scored,
             labels=first.labels.tolist(),
             passes=DRAWS * (len(rows) + len(better)),
-            rows_run=DRAWS * polls * self.width,
+            rows_run=self._rows_run(len(rows)) + self._rows_run(len(better)),
         )
 
 

@@ -90,6 +90,7 @@ def directly(victims: Victims, threat: ThreatModel, version: str = "standard") -
     return result
 
 
+@pytest.mark.slow
 def test_the_standard_version_gives_the_packages_verdicts(digits: Victims) -> None:
     few = digits.first(4)
     threat = linf(0.12)

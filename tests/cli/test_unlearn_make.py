@@ -262,6 +262,16 @@ def test_originals_are_not_published_as_a_test_set(invoke: Invoke, place: Path) 
     ]
 
 
+def test_a_warning_is_one_line_without_a_place_in_the_code(invoke: Invoke, place: Path) -> None:
+    words = MAKE.replace("cuda", "em") + " --n 60 --options architecture=cnn"
+    result = invoke(f"{words} --set trainer.epochs=1")
+    assert result.code == 0, result.err
+    told = [line for line in result.err.splitlines() if "Give it more epochs" in line]
+    assert len(told) == 1
+    assert told[0].startswith("Warning: The trainer ended when the model was still wrong on ")
+    assert "em.py" not in result.err
+
+
 def test_names_are_escaped_on_the_page_and_it_loads_nothing(invoke: Invoke, place: Path) -> None:
     for name in ("<script>alert(1)", "b&b"):
         (place / "mine" / name).mkdir(parents=True)

@@ -35,6 +35,8 @@ from tests.oracles import Counting, Network, check_against_optimum, linear_probl
 
 RADII: dict[Norm, float] = {"linf": 0.06, "l2": 0.4, "l1": 2.0, "l0": 3.0}
 WIDTH = 8
+# Queries per image for attacks that ask for scores or labels, where a check names no budget.
+QUERIES = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def attacked(
         rows: Which of the images, which are also their ids.
         shape: Channels, height and width of the images.
         width: Rows in which the model is run.
-        queries: The budget.
+        queries: The budget; by default none for attacks that take gradients, and few for others.
         radius: Of the ball; by default one at which some images fall and some do not.
         target: Whether to ask for a particular wrong label.
         before: Looks at the model and the inputs before the attack sees them.
@@ -89,6 +91,8 @@ def attacked(
     clean, labels = images[index], labels[index]
     objective = Objective(labels, (labels + 1) % 4 if target else None)
     streams = Streams.of(seed=3, ids=index)
+    if queries is None and case.attack.access < Access.GRADIENT:
+        queries = QUERIES
     counting = Counting(model)
     meter = Meter(counting, streams, width=width, queries=queries)
     allowed = LpBall(

@@ -287,6 +287,7 @@ def test_a_plan_ends_with_square_for_models_that_mislead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(adaptive, "_QUERIES", 10)
+    monkeypatch.setattr(adaptive, "RUNGS", (2,))
     report = run(Masked(), attacks=None, plan="fast", data=digits(4))
     assert (report.attacks[-1].name, report.attacks[-1].through) == ("square", "direct")
     assert report.attacks[-1].options["queries"] == 10
