@@ -13,6 +13,8 @@ from robustkit.models.layers import check_sizes, seeded
 from robustkit.randomness import Streams
 
 Code = Literal["hard", "straight-through", "soft"]
+# What an image can be put together from: a code, or what the code is on average over draws.
+Kind = Code | Literal["average", "average-through"]
 # The code is so many times smaller than the image, along each side.
 SHRINKS = 4
 # How steeply the soft code passes from -1 to 1, for squares of the latent numbers.
@@ -125,27 +127,40 @@ class LipschitzFilter(nn.Module):
         hard = inside.sign() + (inside == 0).to(inside.dtype)
         return hard if kind == "hard" else soft + (hard - soft).detach()
 
+    def average(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """What the hard code of drawn numbers is on average: smooth, and without any noise."""
+        spread = self.window / 2 * (log_variance / 2).exp()
+        inside = torch.special.ndtr((self.window - mean) / spread) - torch.special.ndtr(
+            (-self.window - mean) / spread
+        )
+        return 2 * inside - 1
+
     def decode(self, code: Tensor) -> Tensor:
         """(N, C, H, W) images in [0, 1] of a code."""
         images: Tensor = self.decoder(code)
         return images
 
     def forward(
-        self, inputs: Tensor, streams: Streams | None = None, *, kind: Code = "hard"
+        self, inputs: Tensor, streams: Streams | None = None, *, kind: Kind = "hard"
     ) -> Tensor:
         """Images as they come back.
 
         Args:
             inputs: (N, C, H, W) in [0, 1].
             streams: One per image to draw the latent numbers; None takes their means.
-            kind: See `code`.
+            kind: See `code`; or `average`, where the code is what it is on average over draws, or
+                `average-through`, the hard code with the gradient of that.
 
         Raises:
             ShapeMismatch: See `encode`.
         """
-        latent, log_variance = self.encode(inputs)
-        if streams is not None:
-            latent = self.drawn(latent, log_variance, streams)
+        mean, log_variance = self.encode(inputs)
+        if kind == "average":
+            return self.decode(self.average(mean, log_variance))
+        latent = mean if streams is None else self.drawn(mean, log_variance, streams)
+        if kind == "average-through":
+            smooth = self.average(mean, log_variance)
+            return self.decode(smooth + (self.code(latent, "hard") - smooth).detach())
         return self.decode(self.code(latent, kind))
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from robustkit import models
 from robustkit.data import LabelledImages
 from robustkit.defenses.base import Defended, Defense, only
 from robustkit.defenses.ensembles import always, asked, options, stand_in
-from robustkit.defenses.lipschitz_filter import Code, LipschitzFilter
+from robustkit.defenses.lipschitz_filter import Kind, LipschitzFilter
 from robustkit.errors import BadInput, CorruptFile, ShapeMismatch
 from robustkit.randomness import Streams
 from robustkit.threat_models import Output, ThreatModel, answer
@@ -20,7 +20,7 @@ from robustkit.training import Batch, Trainer
 from robustkit.training.options import build
 
 # How an adversary looks at the filter: as it is, by one of its codes, or as though it did nothing.
-Look = Code | Literal["identity"]
+Look = Kind | Literal["identity"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +139,15 @@ class Filtered(Defended):
     def surrogates(self) -> Mapping[str, nn.Module]:
         """What an adversary attacks in place of a model without gradients.
 
-        `unquantised`: the filter with its soft code. `straight-through`: its own code, with the
-        gradient of the soft one. `identity`: its own images, with a gradient that passes around
-        it. `classifier`: no filter. Of a classifier that names stand-ins itself, the first is
-        taken.
+        `average`, first, for a filter that draws: the code is what it is on average, with the true
+        slope of that average, without any noise. `unquantised`: the filter with its soft code.
+        `straight-through`: its own code, with the gradient of the soft one. `identity`: its own
+        images, with a gradient that passes around it. `classifier`: no filter. Of a classifier that
+        names stand-ins itself, the first is taken.
         """
+        drawing: Mapping[str, Look] = {"average": "average"} if self.sampled else {}
         looks: Mapping[str, Look] = {
+            **drawing,
             "unquantised": "soft",
             "straight-through": "straight-through",
             "identity": "identity",
@@ -180,11 +183,10 @@ class LQVAE(Defense):
     encoder moves little where the image moves little, so that the code does not move at all; and
     gradients do not pass the code, "which prevents gradient-based attacks". The second is an
     artefact. The gradient is exactly zero, an attack on the model itself finds nothing, and what
-    it reports is the clean accuracy. The filtered classifier names four stand-ins that carry
-    gradients, see `Filtered.surrogates`, and an evaluation attacks them all, averages over draws
-    where the filter draws, and raises F3 and F2. The number to quote is the worst case; it stands
-    beside the plain classifier's in the benchmark `purifiers`, with the clean accuracy that the
-    filter costs.
+    it reports is the clean accuracy. The filtered classifier names stand-ins that carry gradients,
+    see `Filtered.surrogates`, and an evaluation attacks them all, averages over draws where the
+    filter draws, and raises F3 and F2. The number to quote is the worst case; it stands beside the
+    plain classifier's in the benchmark `purifiers`, with the clean accuracy that the filter costs.
 
     Attributes:
         width: Channels of the filter's first layer.

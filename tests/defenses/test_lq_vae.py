@@ -144,6 +144,26 @@ def test_gradients_stop_at_the_code_unless_they_pass_straight_through() -> None:
     torch.testing.assert_close(hard, through)
 
 
+def test_the_average_code_is_that_of_many_draws_and_has_its_slope() -> None:
+    filtering = learnt()
+    mean, log_variance = (part.detach() for part in filtering.encode(images(2)))
+    average = filtering.average(mean, log_variance)
+    many = 4000
+    own = Streams.of(seed=0, ids=torch.arange(many))
+    latent = filtering.drawn(mean[:1], log_variance[:1], own)
+    sampled = filtering.code(latent, "hard")
+    # Within five standard errors of a mean of so many signs.
+    assert float((sampled.mean(0) - average[0]).abs().max()) < 5 / many**0.5
+    assert float(average.abs().max()) <= 1
+    given = images(2).requires_grad_()
+    smooth = filtering(given, kind="average")
+    through = filtering(given, streams(2), kind="average-through")
+    torch.testing.assert_close(through, filtering(given, streams(2)))
+    assert not torch.allclose(through, smooth)
+    slopes = [torch.autograd.grad(one.sum(), given)[0] for one in (smooth, through)]
+    assert all(bool((slope != 0).any()) for slope in slopes)
+
+
 def test_what_is_drawn_lies_half_a_window_around_the_mean() -> None:
     filtering = LipschitzFilter(channels=1, window=0.2)
     mean = torch.full((400, 3, 2, 2), 0.7)
@@ -223,6 +243,7 @@ def test_stand_ins_draw_with_the_model() -> None:
     model, own = filtered(sampled=True), streams(8)
     named: dict[str, Any] = dict(model.surrogates())
     drawn = model.answer(images(), streams=own).logits
+    assert next(iter(named)) == "average"
     for name in ("straight-through", "identity"):
         assert named[name].stochastic
         torch.testing.assert_close(named[name].answer(images(), streams=own).logits, drawn)
@@ -379,7 +400,7 @@ def test_an_evaluation_averages_over_draws(monkeypatch: pytest.MonkeyPatch) -> N
     assert {"F1", "F3"} <= {flag.id for flag in report.flags}
     assert {row.through for row in report.attacks} >= {"direct", "eot", "bpda", "warm"}
     averages = {row.through for row in report.attacks if row.options.get("average") == 2}
-    assert "surrogate:straight-through" in averages
+    assert {"surrogate:straight-through", "surrogate:average"} <= averages
     assert report.draws is not None
 
 
