@@ -13,7 +13,7 @@ from robustkit.errors import BadInput, DoesNotFit, UnknownName
 from robustkit.evaluation import plans
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
-from tests.evaluation.victims import digits, threat
+from tests.evaluation.victims import digits, threat, victim
 
 
 def statuses(report: EvasionReport) -> list[str]:
@@ -29,10 +29,15 @@ def test_every_plan_is_registered_and_shown(name: str) -> None:
     assert any("of the lead is left" in line for line in lines)
 
 
-def test_a_longer_plan_breaks_what_a_shorter_one_breaks(model: CNN) -> None:
+@pytest.fixture(scope="module")
+def long() -> EvasionReport:
+    """What the default plan finds."""
+    return evaluate(victim(), digits(60), threat())
+
+
+def test_a_longer_plan_breaks_what_a_shorter_one_breaks(long: EvasionReport, model: CNN) -> None:
     images = digits(60)
     short = evaluate(model, images, threat(), plan="fast")
-    long = evaluate(model, images, threat())
     assert 0.2 < short.robust_accuracy.value < 0.8
     assert long.robust_accuracy.value <= short.robust_accuracy.value
     assert long.cost.forward > short.cost.forward
@@ -40,15 +45,14 @@ def test_a_longer_plan_breaks_what_a_shorter_one_breaks(model: CNN) -> None:
         evaluate(model, images, threat(), plan="fats")
 
 
-def test_effort_goes_where_little_of_the_lead_is_left(model: CNN) -> None:
-    report = evaluate(model, digits(60), threat())
-    rows = [row for row in report.attacks if row.lead_left is not None]
-    standing = sum(status == "robust" for status in statuses(report))
+def test_effort_goes_where_little_of_the_lead_is_left(long: EvasionReport) -> None:
+    rows = [row for row in long.attacks if row.lead_left is not None]
+    standing = sum(status == "robust" for status in statuses(long))
     tried = [row.examples_in - row.broken for row in rows]
     assert tried == sorted(tried, reverse=True)
     assert tried[0] > tried[-1]
     assert tried[-1] < standing
-    assert all(row.lead_left is None for row in report.attacks[:3])
+    assert all(row.lead_left is None for row in long.attacks[:3])
 
 
 def test_a_lead_of_one_is_everybody_and_of_nought_nobody(
