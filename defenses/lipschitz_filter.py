@@ -133,7 +133,8 @@ class LipschitzFilter(nn.Module):
         inside = torch.special.ndtr((self.window - mean) / spread) - torch.special.ndtr(
             (-self.window - mean) / spread
         )
-        return 2 * inside - 1
+        code: Tensor = 2 * inside - 1
+        return code
 
     def decode(self, code: Tensor) -> Tensor:
         """(N, C, H, W) images in [0, 1] of a code."""

@@ -42,7 +42,7 @@ def attacked(
     objective = Objective(model.model(images).argmax(1))
     streams = Streams.of(seed=0, ids=torch.tensor(rows))
     meter = Meter(model, streams, width=WIDTH, queries=queries)
-    view = grant(meter, Access.GRADIENT)
+    view: Any = grant(meter, Access.GRADIENT)
     return attack.run(view, images, objective, BALL, streams=streams), meter, model
 
 
