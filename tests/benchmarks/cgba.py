@@ -7,8 +7,9 @@ that both have been run with; the intervals are of paired bootstraps over images
 is the geometric mean over images. Below 1 (and differences below 0) CGBA is nearer. ROBUSTKIT_CGBA
 names a clone of https://github.com/Farhamdur/CGBA, which is no part of this project, and
 ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set; none compares what is kept); one takes an hour
-on one core. The folder that
-ROBUSTKIT_BENCHMARKS names keeps what is finished, image by image."""
+on one core. The folder that ROBUSTKIT_BENCHMARKS names keeps what is finished, image by image. What
+the peers found is part of this project, since it does not depend on our code: nobody need run them
+again for the seeds that are there."""
 
 import functools
 import hashlib
@@ -49,6 +50,8 @@ _SOURCES = (
 )
 
 Distances = dict[tuple[int, int], list[float]]
+# What the peers found, by seed and image: the distance at each number of queries.
+FOUND = Path(__file__).parent / "peers"
 
 
 def run() -> dict[str, Any]:
@@ -64,6 +67,7 @@ def run() -> dict[str, Any]:
         ours = collected("ours", place)
         for name, title in PEERS.items():
             theirs = collected(name, place)
+            remember(name, theirs)
             rows += [
                 compared("CGBA", title, number, ours, theirs) for number in range(len(BUDGETS))
             ]
@@ -87,7 +91,12 @@ def measure(name: str, seed: int, place: Path) -> None:
     inputs, labels = images.inputs(slice(None)), images.labels
     with torch.inference_mode():
         right = (plain(inputs).argmax(1) == labels).nonzero()[:, 0].tolist()
-    missing = [number for number in right if not file(name, seed, number, place).exists()]
+    known = {number for of, number in remembered(name) if of == seed}
+    missing = [
+        number
+        for number in right
+        if number not in known and not file(name, seed, number, place).exists()
+    ]
     if not missing:
         return
     net = optimization.fuse(plain).to(memory_format=torch.channels_last)
@@ -173,7 +182,7 @@ def collected(name: str, place: Path) -> Distances:
     A best point that does not hold when the network is asked again gives way to the one of fewer
     queries. Runs that were made for fewer queries have fewer entries.
     """
-    found = {}
+    found = remembered(name)
     for seed in range(100):
         for number in range(20):
             path = file(name, seed, number, place)
@@ -182,6 +191,28 @@ def collected(name: str, place: Path) -> Distances:
                 valid = [np.inf if distance is None else distance for distance in table["valid"]]
                 found[seed, number] = np.minimum.accumulate(valid).tolist()
     return found
+
+
+def remembered(name: str) -> Distances:
+    """What a peer found before; nothing for our own attack."""
+    path = FOUND / f"{name}.json"
+    if not path.exists():
+        return {}
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        (int(seed), int(number)): distances
+        for seed, images in table.items()
+        for number, distances in images.items()
+    }
+
+
+def remember(name: str, found: Distances) -> None:
+    """Keep what a peer found."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for (seed, number), distances in sorted(found.items()):
+        table.setdefault(str(seed), {})[str(number)] = distances
+    FOUND.mkdir(exist_ok=True)
+    (FOUND / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
 def compared(
