@@ -293,7 +293,7 @@ def test_a_plan_ends_with_square_for_models_that_mislead(
     assert report.attacks[-1].options["queries"] == 10
     assert report.attacks[-1].options["votes"] == 1
     assert "square" not in {one.name for one in report.skipped}
-    random = run(Noisy(), attacks=None, plan="fast", data=digits(2))
+    random = run(Noisy(), attacks=None, plan="fast", data=digits(1))
     assert random.attacks[-1].options["votes"] == 5
     assert random.attacks[-1].queries % 5 == 0
 
