@@ -13,7 +13,7 @@ from tests.contract.checks import CHECKS, Case
 # What stands for a name that needs more words, or whose defaults take long: (spec, options).
 EXAMPLES: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "cgba": (("cgba", {"queries": "600"}),),
-    "hop-skip-jump": (("hop-skip-jump", {"queries": "1000"}),),
+    "hop-skip-jump": (("hop-skip-jump", {"queries": "2500"}),),
     "geoda": (("geoda", {"queries": "1500", "reduction": "1"}),),
     "surfree": (("surfree", {"queries": "1500", "reduction": "1"}),),
     "rays": (("rays", {"queries": "600"}),),
