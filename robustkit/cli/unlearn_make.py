@@ -115,7 +115,7 @@ def make(
     else:
         click.echo(f"{out} holds this very set already.", err=True)
     write_page(place(out), made, clean, datasets.load(str(out), split=clean.split))
-    _tell(made, out)
+    _tell(made, out, key_file)
     click.echo(f"Not to be published: {place(out)}", err=True)
     return 0
 
@@ -205,7 +205,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _tell(made: "Manifest", out: Path) -> None:
+def _tell(made: "Manifest", out: Path, key_file: Path | None) -> None:
     from robustkit.cli import command_line
 
     click.echo(
@@ -223,4 +223,5 @@ def _tell(made: "Manifest", out: Path) -> None:
                 f"to {spread.q95:.3g}"
             )
     click.echo("Whether that keeps anybody from learning:")
-    click.echo(f"  {command_line(['unlearn', 'audit', '--data', str(out)])}")
+    key = [] if key_file is None else ["--key-file", str(key_file)]
+    click.echo(f"  {command_line(['unlearn', 'audit', '--data', str(out), *key])}")

@@ -44,7 +44,7 @@ def test_the_set_is_written_described_and_taken_by_train_and_evaluate(
     result = invoke(f"{MAKE} --n 300")
     assert result.code == 0, result.err
     assert "cuda of digits, 300 of 300 training images changed" in result.out
-    assert "unlearn audit --data out" in result.out
+    assert "unlearn audit --data out --key-file my.key" in result.out
     assert "out.private.html" in result.err
     published = datasets.load("out", split="train")
     clean = datasets.load("digits", split="train").stratified(300)
