@@ -94,10 +94,10 @@ def test_a_class_named_by_the_goal_is_reached(norm: Norm, loss: str) -> None:
 def test_real_images_change_no_more_than_with_foolbox(
     norm: Norm, name: str, steps: int, share: float
 ) -> None:
-    """Two images, equal passes, by the median."""
+    """Four images, equal passes, by the median."""
     model = models.load("builtin:cifar10-resnet18")
     samples = data.load("samples:cifar10")
-    clean, labels = samples.inputs(slice(0, 2)), samples.labels[:2]
+    clean, labels = samples.inputs(slice(0, 4)), samples.labels[:4]
     medians = []
     theirs: EvasionAttack[Any] = FoolboxAttack(class_name=name, options=(("steps", steps),))
     for attack in (FMN(steps=steps), theirs):

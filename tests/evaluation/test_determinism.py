@@ -86,13 +86,13 @@ def test_one_example_alone_fares_as_among_others(model: CNN) -> None:
 
 
 def test_widths_agree(model: CNN) -> None:
-    images = digits(60)
-    reports = [run(model, images, width=width) for width in (1, 7, 60)]
+    images = digits(120)
+    reports = [run(model, images, width=width) for width in (1, 7, 120)]
     statuses = [[example.status for example in report.examples] for report in reports]
     for other in statuses[1:]:
         differing = sum(a != b for a, b in zip(statuses[0], other, strict=True))
         assert differing <= 0.005 * len(images)
-    assert [report.environment.width for report in reports] == [1, 7, 60]
+    assert [report.environment.width for report in reports] == [1, 7, 120]
 
 
 def test_the_same_seed_gives_the_same_report_and_another_seed_other_points(

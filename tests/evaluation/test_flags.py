@@ -417,7 +417,7 @@ def test_a_resumed_run_has_the_same_flags_and_measures_them_once(
     assert counting.count.rows - asked < 3 * guards["forward"] < asked
 
     # Stopped before they were written, or damaged afterwards: measured again, to the same end.
-    for content in (None, b"{", b'{"flags": [], "measurements": 3}'):
+    for content in (None, b"", b"{", b'{"flags": [], "measurements": 3}'):
         kept.unlink()
         if content is not None:
             kept.write_bytes(content)
