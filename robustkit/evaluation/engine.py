@@ -93,7 +93,8 @@ class Engine:
 
     def _search(self, stage: int, line: Line, attack: Stepwise[Any], rows: Tensor) -> None:
         everyone = self.streams(torch.arange(len(self.data)), self.purpose(stage))
-        meter = self.threat.meter(self.model, everyone, width=self.width)
+        width = line.width(self.width)
+        meter = self.threat.meter(self.model, everyone, width=width)
         view: Any = grant(meter, attack.access)
         meter.guide = None if line.through == "warm" else self._guide(line.through)
         # The smallest change is a claim of its own: its search keeps what it has seen itself.
@@ -103,7 +104,7 @@ class Engine:
 
         def blocks() -> Iterator[Rows]:
             for known in (True, False):
-                for part in parts(rows[aims.known(rows) == known], self.width):
+                for part in parts(rows[aims.known(rows) == known], width):
                     index = part.to(self.device)
                     block = Rows.first(
                         self.inputs(part),
@@ -127,7 +128,7 @@ class Engine:
         lap, ran = Clock(), 0
         known_before = bool(aims.known(rows).all())
         source = feed(attack, view, blocks())
-        found_in = search(attack, view, source, width=self.width, pad=True)
+        found_in = search(attack, view, source, width=width, pad=True)
         for found in gathered(found_in, self.width):
             index = found.index
             # Only what these examples cost: others under way may be lost and done again.

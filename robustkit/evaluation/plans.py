@@ -11,6 +11,9 @@ from robustkit.threat_models import Access, ThreatModel, Untargeted
 
 Role = Literal["plan", "distances", "reference"]
 
+# The share of a lead below which few examples are.
+_FEW = 0.2
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
@@ -33,6 +36,15 @@ class Line:
     lead_left: float | None = None
     through: str = "direct"
     role: Role = "plan"
+
+    def width(self, whole: int) -> int:
+        """Rows in which the model is run, of the `whole` width of the run.
+
+        Where few examples are awaited, most of a wide batch would be padding: a quarter then. How
+        many there are decides nothing, since a shard does not know of the others'.
+        """
+        few = self.lead_left is not None and self.lead_left <= _FEW
+        return max(1, whole // 4) if few else whole
 
 
 Plan = Sequence[Line]

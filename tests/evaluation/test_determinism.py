@@ -10,6 +10,7 @@ from torch import Tensor
 from robustkit import evaluate
 from robustkit.attacks import FGSM, PGD, EvasionAttack
 from robustkit.data import LabelledImages
+from robustkit.evaluation import plans
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport, ExampleRow
 from robustkit.threat_models import ThreatModel, parse_goal
@@ -76,6 +77,26 @@ def test_shards_add_up_to_the_whole(goal: str, model: CNN) -> None:
         assert whole_row.broken == sum(row.broken for row in part_rows)
         assert whole_row.forward == sum(row.forward for row in part_rows)
         assert whole_row.backward == sum(row.backward for row in part_rows)
+
+
+def test_lines_in_narrow_batches_are_no_exception(
+    model: CNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (("pgd", {"steps": "4"}, None), ("apgd", {"loss": "margin", "steps": "10"}, 0.2))
+    monkeypatch.setattr(plans, "PLANS", {"short": lines})
+    images = digits(50)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    whole, mixed, *halves = (
+        evaluate(model, part, threat(), plan="short", batch_size=16)
+        for part in (images, images.take(order), *(images.take(slice(i, None, 2)) for i in (0, 1)))
+    )
+    narrow = whole.attacks[-1]
+    assert narrow.examples_in > 4
+    assert 0 < narrow.broken < narrow.examples_in
+    assert rows(whole) == rows(mixed) == rows(*halves)
+    for row, *parts in zip(whole.attacks, *(half.attacks for half in halves), strict=True):
+        assert row.forward == sum(part.forward for part in parts)
+        assert row.backward == sum(part.backward for part in parts)
 
 
 def test_one_example_alone_fares_as_among_others(model: CNN) -> None:

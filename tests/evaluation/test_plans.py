@@ -11,6 +11,7 @@ from robustkit import evaluate, registry
 from robustkit.attacks import FGSM, FMN, PGD
 from robustkit.errors import BadInput, DoesNotFit, UnknownName
 from robustkit.evaluation import plans
+from robustkit.evaluation.plans import Line
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
 from tests.evaluation.victims import digits, threat, victim
@@ -53,6 +54,24 @@ def test_effort_goes_where_little_of_the_lead_is_left(long: EvasionReport) -> No
     assert tried[0] > tried[-1]
     assert tried[-1] < standing
     assert all(row.lead_left is None for row in long.attacks[:3])
+
+
+def test_lines_for_few_examples_run_in_narrow_batches(model: CNN) -> None:
+    widths: set[int] = set()
+
+    class Watching(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            widths.add(len(inputs))
+            logits: Tensor = model(inputs)
+            return logits
+
+    report = evaluate(Watching(), digits(40), threat(), plan="fast", batch_size=32)
+    assert report.attacks[-1].lead_left == 0.05
+    assert {8, 32} <= widths
+    narrow = Line(name="pgd", attack=PGD(), lead_left=0.05)
+    assert [narrow.width(whole) for whole in (1, 3, 64)] == [1, 1, 16]
+    assert Line(name="pgd", attack=PGD(), lead_left=0.5).width(64) == 64
+    assert Line(name="pgd", attack=PGD()).width(64) == 64
 
 
 def test_a_lead_of_one_is_everybody_and_of_nought_nobody(
