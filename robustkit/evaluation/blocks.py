@@ -15,6 +15,14 @@ def parts(rows: Tensor, width: int) -> list[Tensor]:
     return [rows[start : start + width] for start in range(0, len(rows), width)]
 
 
+def narrow(width: int) -> int:
+    """Rows in which the model is run where few examples are awaited: wide batches would be padding.
+
+    How many there are decides nothing, since a shard does not know of the others'.
+    """
+    return max(1, width // 4)
+
+
 def without(rows: Tensor, finished: list[int]) -> Tensor:
     """The rows that are not finished."""
     return rows[~torch.isin(rows, torch.tensor(finished, dtype=torch.int64))]

@@ -12,7 +12,7 @@ from robustkit.attacks.losses import margin
 from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise
-from robustkit.evaluation.blocks import parts
+from robustkit.evaluation.blocks import narrow, parts
 from robustkit.evaluation.draws import DRAWS
 from robustkit.evaluation.engine import Engine
 from robustkit.evaluation.plans import Plan
@@ -53,6 +53,7 @@ class Site:
 
     Attributes:
         engine: What the run has used.
+        width: Rows in which the model is run.
         lines: The attacks of the plan.
         total: How many examples there are.
         classes: How many classes the model knows.
@@ -69,6 +70,7 @@ class Site:
     ) -> None:
         """Args: the run, its examples after the clean pass, what the checks before it have cost."""
         self.engine = engine
+        self.width = narrow(engine.width)
         self.lines = [line for line in plan if line.role == "plan"]
         self.total = len(engine.data)
         self.classes = classes
@@ -114,7 +116,7 @@ class Site:
         What the auditor asks is not the adversary's to pay.
         """
         streams = self.engine.streams(rows, f"flags {purpose}")
-        return Meter(self.engine.model, streams, width=self.engine.width)
+        return Meter(self.engine.model, streams, width=self.width)
 
     def objective(self, rows: Tensor) -> Objective:
         """What was wanted of some examples."""
@@ -147,7 +149,7 @@ def broken_by(
     cost = Passes()
     for part in parts(rows, engine.width):
         streams = engine.streams(part, f"flags {purpose}")
-        meter = threat.meter(engine.model, streams, width=engine.width)
+        meter = threat.meter(engine.model, streams, width=site.width)
         view = grant(meter, attack.access)
         clean, wanted = engine.inputs(part), site.objective(part)
         points = attack.run(view, clean, wanted, threat.allowed, streams=streams)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from robustkit.attacks import EvasionAttack, build
 from robustkit.errors import UnknownName
+from robustkit.evaluation.blocks import narrow
 from robustkit.threat_models import Access, ThreatModel, Untargeted
 
 Role = Literal["plan", "distances", "reference"]
@@ -38,13 +39,9 @@ class Line:
     role: Role = "plan"
 
     def width(self, whole: int) -> int:
-        """Rows in which the model is run, of the `whole` width of the run.
-
-        Where few examples are awaited, most of a wide batch would be padding: a quarter then. How
-        many there are decides nothing, since a shard does not know of the others'.
-        """
+        """Rows in which the model is run, of the `whole` width of the run."""
         few = self.lead_left is not None and self.lead_left <= _FEW
-        return max(1, whole // 4) if few else whole
+        return narrow(whole) if few else whole
 
 
 Plan = Sequence[Line]
