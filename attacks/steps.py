@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustkit.errors import DoesNotFit
 from robustkit.threat_models import PerturbationSet
-from robustkit.threat_models.projection import lengths
+from robustkit.threat_models.projection import lengths, positive
 
 
 def input_gradient(value: Tensor, inputs: Tensor, *, keep: bool = False) -> Tensor:
@@ -75,8 +75,8 @@ def reach(allowed: PerturbationSet, like: Tensor) -> float:
 
 def with_room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:
     """The gradient, but for values that are at the end of their range already: 0 there."""
-    up = gradient.clamp_min(0).mul_(point < allowed.high)
-    return gradient.clamp_max(0).mul_(point > allowed.low).add_(up)
+    up = gradient.clamp_min(0).mul_(positive(allowed.high - point))
+    return gradient.clamp_max(0).mul_(positive(point - allowed.low)).add_(up)
 
 
 def _room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:

@@ -48,10 +48,11 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
         Croce, Hein: Mind the box: l1-APGD for sparse adversarial attacks on image classifiers. ICML
         2021.
     """
+    side = torch.ones_like(change).copysign_(change)
+    room = (side * highest).maximum(side * lowest).flatten(1).clamp_min_(0).double()
     wanted = change.flatten(1).abs().double()
-    room = torch.where(change > 0, highest, -lowest).flatten(1).clamp_min_(0).double()
-    size = wanted.sub_(_threshold(wanted, room, radius)).clamp_min_(0).minimum(room)
-    return size.reshape(change.shape).copysign_(change)
+    size = wanted.sub_(_threshold(wanted, room, radius)).clamp_min_(0)
+    return torch.minimum(size, room, out=size).reshape(change.shape).copysign_(change)
 
 
 def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
@@ -65,16 +66,19 @@ def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
     point = low
     rounding = 4 * torch.finfo(wanted.dtype).eps * (wanted.sum(1, keepdim=True) + radius)
     unsettled = torch.ones_like(low, dtype=torch.bool)
+    left, other = torch.empty_like(wanted), torch.empty_like(wanted)
     for _ in range(_HALVINGS):
-        left = (wanted - point).clamp_min_(0)
-        excess = left.minimum(room).sum(1, keepdim=True) - radius
+        torch.sub(wanted, point, out=left).clamp_min_(0)
+        excess = torch.minimum(left, room, out=other).sum(1, keepdim=True) - radius
         # Without a threshold, less than the radius is well.
         unsettled &= (excess > rounding) | ((excess < -rounding) & (point > 0))
         if not bool(unsettled.any()):
             break
         low = torch.where(excess > 0, point, low)
         high = torch.where(excess > 0, high, point)
-        slope = ((left > 0) & (left < room)).sum(1, keepdim=True)
+        # Values between 0 and their room, counted.
+        torch.minimum(left, torch.sub(room, left, out=other), out=other)
+        slope = other.sign_().clamp_min_(0).sum(1, keepdim=True)
         newton = point + excess / slope.clamp_min(1)
         inside = (slope > 0) & (newton > low) & (newton < high)
         point = torch.where(unsettled, torch.where(inside, newton, (low + high) / 2), point)
@@ -87,6 +91,11 @@ def shifted(clean: Tensor, change: Tensor) -> Tensor:
     Rounding to nearest adds up over thousands of small changes and would leave an l1 ball.
     """
     point = (clean + change).to(clean.dtype)
-    too_far = point.double().sub_(clean).abs_() > change.abs()
-    # The difference of neighbours is exact, and a product is made in a fraction of `where`'s time.
+    too_far = positive(point.double().sub_(clean).abs_().sub_(change.abs())).to(point.dtype)
+    # The difference of neighbours is exact.
     return point.nextafter(clean).sub_(point).mul_(too_far).add_(point)
+
+
+def positive(values: Tensor) -> Tensor:
+    """Like `values`: 1 where they are positive, else 0; in a fraction of the time of a mask."""
+    return values.sign().clamp_min_(0)
