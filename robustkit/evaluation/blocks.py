@@ -9,6 +9,9 @@ from torch import Tensor
 from robustkit.attacks.rows import join_rows, take_rows
 from robustkit.attacks.stepwise import Found
 
+# With fewer rows, a pass costs nearly as much as with so many.
+_NARROWEST = 8
+
 
 def parts(rows: Tensor, width: int) -> list[Tensor]:
     """Rows in blocks of `width`, the last one smaller."""
@@ -18,9 +21,9 @@ def parts(rows: Tensor, width: int) -> list[Tensor]:
 def narrow(width: int) -> int:
     """Rows in which the model is run where few examples are awaited: wide batches would be padding.
 
-    How many there are decides nothing, since a shard does not know of the others'.
+    How many there are decides nothing: an example must fare as it would among others.
     """
-    return max(1, width // 4)
+    return max(width // 4, min(width, _NARROWEST))
 
 
 def without(rows: Tensor, finished: list[int]) -> Tensor:
