@@ -288,12 +288,13 @@ def test_a_plan_ends_with_square_for_models_that_mislead(
 ) -> None:
     monkeypatch.setattr(adaptive, "_QUERIES", 10)
     monkeypatch.setattr(adaptive, "RUNGS", (2,))
-    report = run(Masked(), attacks=None, plan="fast", data=digits(4))
+    monkeypatch.setattr(plans, "PLANS", {"short": (("pgd", {"steps": "5"}, None),)})
+    report = run(Masked(), attacks=None, plan="short", data=digits(4))
     assert (report.attacks[-1].name, report.attacks[-1].through) == ("square", "direct")
     assert report.attacks[-1].options["queries"] == 10
     assert report.attacks[-1].options["votes"] == 1
     assert "square" not in {one.name for one in report.skipped}
-    random = run(Noisy(), attacks=None, plan="fast", data=digits(1))
+    random = run(Noisy(), attacks=None, plan="short", data=digits(1))
     assert random.attacks[-1].options["votes"] == 5
     assert random.attacks[-1].queries % 5 == 0
 
