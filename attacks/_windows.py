@@ -86,8 +86,7 @@ class Stripes(Windows):
         words = streams.bits((2 + self.channels,), draw=draw)
         *_, inside = self.within(words, sides)
         change = self.radius * _signs(words[:, 2:, None, None])
-        moved = torch.where(inside, clean + change, best)
-        idle = ((moved - best).abs() <= 1e-7).flatten(1).all(1)
+        idle = (clean + change).sub_(best).abs_().mul_(inside).flatten(1).amax(1) <= 1e-7
         change = torch.where(columns(idle, change), -change, change)
         return torch.where(inside, clean + change, best)
 
@@ -98,9 +97,11 @@ class Bumps(Windows):
     def __init__(self, inputs: Tensor, radius: float) -> None:
         """Args: as for all windows."""
         super().__init__(inputs, radius)
-        self._bumps = torch.zeros(self.side + 1, self.side, self.side, device=inputs.device)
+        # By whether they stand upright, and by their side.
+        self._bumps = torch.zeros(2, self.side + 1, self.side, self.side, device=inputs.device)
         for side in range(1, self.side + 1):
-            self._bumps[side, :side, :side] = bump_of(side, inputs.device)
+            self._bumps[1, side, :side, :side] = bump_of(side, inputs.device)
+        self._bumps[0] = self._bumps[1].mT
 
     def fitting(self, sides: Tensor) -> Tensor:
         """Odd sides of three at least; of one in images so small that three is no detail."""
@@ -113,7 +114,7 @@ class Bumps(Windows):
         down, across = self.height // tile, self.width // tile
         signs = streams.signs((self.channels, down, 1, across, 1))
         upright = streams.fork("turn").signs((1, down, 1, across, 1)) > 0
-        bump = self._bumps[tile, :tile, :tile]
+        bump = self._bumps[1, tile, :tile, :tile]
         tiles = signs * torch.where(upright, bump[:, None], bump.T[:, None])
         top, left = (self.height - down * tile) // 2, (self.width - across * tile) // 2
         change = torch.zeros_like(clean)
@@ -130,22 +131,19 @@ class Bumps(Windows):
         y, x, taking = self.within(words, sides)
         *_, giving = self.within(words[:, 2:], sides)
         change = (best - clean).double()
+        held, old = change * (taking | giving), change * taking
         # Per channel: what both windows hold, and a share of what the radius leaves.
-        held = _length(change * (taking | giving)).square()
         spare = (self.radius**2 - _length(change, whole=True).square()).clamp_min(0)
-        old = change * taking
-        bump = self._placed(y, x, sides, upright=words[:, 4] >> 31 > 0) * taking
+        length = (_length(held).square() + spare / self.channels).sqrt()
+        bump = self._placed(y, x, sides, upright=words[:, 4] >> 31) * taking
         bump = bump * _signs(words[:, 5:, None, None]) + old / _length(old).clamp_min(1e-12)
-        length = (held + spare / self.channels).sqrt()
         new = bump / _length(bump).clamp_min(1e-12) * length
-        return clean + self._full(torch.where(taking, new, change * ~giving))
+        return clean + self._full(new.add_(change.sub_(held)))
 
     def _placed(self, y: Tensor, x: Tensor, sides: Tensor, *, upright: Tensor) -> Tensor:
-        """(N, 1, H, W) a bump of each row's size at its window, upright or lying."""
+        """(N, 1, H, W) a bump of each row's size at its window, upright (1) or lying (0)."""
         down, across = (place.clamp(0, self.side - 1) for place in (y, x))
-        size = sides[:, None, None]
-        standing, lying = self._bumps[size, down, across], self._bumps[size, across, down]
-        return torch.where(upright[:, None, None], standing, lying)[:, None]
+        return self._bumps[columns(upright, y), columns(sides, y), down, across][:, None]
 
     def _full(self, change: Tensor) -> Tensor:
         """The change in float32, made as long as the radius."""
