@@ -4,12 +4,13 @@ for the image's own label included. The distance is l2 in [0, 1], and the best p
 adversarial inside the value range when the network is asked again; the authors' points outside the
 range are clipped and judged without charge. Medians are over images, of the mean over the seeds
 that both have been run with; the intervals are of paired bootstraps over images (95 %). The ratio
-is the geometric mean over images. Below 1 (and differences below 0) CGBA is nearer. ROBUSTKIT_CGBA
-names a clone of https://github.com/Farhamdur/CGBA, which is no part of this project, and
-ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set; none compares what is kept); one takes an hour
-on one core. The folder that ROBUSTKIT_BENCHMARKS names keeps what is finished, image by image. What
-the peers found is part of this project, since it does not depend on our code: nobody need run them
-again for the seeds that are there."""
+is the geometric mean over images, without the searches in which one of the two has no valid point;
+how many have none is beside it, of CGBA and of the peer. Below 1 (and differences below 0) CGBA is
+nearer. ROBUSTKIT_CGBA names a clone of https://github.com/Farhamdur/CGBA, which is no part of this
+project, and ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set; none compares what is kept); one
+takes an hour on one core. The folder that ROBUSTKIT_BENCHMARKS names keeps what is finished, image
+by image. What the peers found is part of this project, since it does not depend on our code: nobody
+need run them again for the seeds that are there."""
 
 import functools
 import hashlib
@@ -67,6 +68,8 @@ def run() -> dict[str, Any]:
         ours = collected("ours", place)
         for name, title in PEERS.items():
             theirs = collected(name, place)
+            if not theirs:
+                continue
             remember(name, theirs)
             rows += [
                 compared("CGBA", title, number, ours, theirs) for number in range(len(BUDGETS))
@@ -233,20 +236,20 @@ def compared(
     seeds = sorted({seed for seed, _ in both})
     if not images:
         raise RuntimeError(f"{peer} and {name} have been run on no image alike.")
-    mine, other = (
-        np.array(
-            [
-                np.mean([found[seed, number][budget] for seed, number in both if number == image])
-                for image in images
-            ]
-        )
-        for found in (ours, theirs)
-    )
+
+    def means(found: Distances, keys: list[tuple[int, int]]) -> np.ndarray[Any, Any]:
+        of = [[found[key][budget] for key in keys if key[1] == image] for image in images]
+        return np.array([np.mean(distances) if distances else np.nan for distances in of])
+
+    mine, other = means(ours, both), means(theirs, both)
+    lost = [[key for key in both if np.isinf(found[key][budget])] for found in (ours, theirs)]
+    # A quotient needs a valid point of both.
+    valid = [key for key in both if key not in lost[0] and key not in lost[1]]
     generator = np.random.default_rng(0)
     picks = generator.integers(0, len(images), (4000, len(images)))
     # The peer's median is infinite only if half of its searches found nothing.
     difference = np.median(mine[picks], 1) - np.median(other[picks], 1)
-    ratio = np.log(mine / other)
+    ratio = np.log(means(ours, valid) / means(theirs, valid))
     return {
         "peer": peer,
         "queries": budgets[budget],
@@ -256,8 +259,9 @@ def compared(
         "peer, median l2": float(np.median(other)),
         "difference": float(np.median(mine) - np.median(other)),
         "95 %": interval(difference),
-        "ratio": float(np.exp(ratio.mean())),
-        "95 % ": interval(np.exp(ratio[picks].mean(1))),
+        "no valid point": f"{len(lost[0])} / {len(lost[1])}",
+        "ratio": float(np.exp(np.nanmean(ratio))),
+        "95 % ": interval(np.exp(np.nanmean(ratio[picks], 1))),
     }
 
 
