@@ -45,7 +45,7 @@ class Engine:
         data: All examples.
         threat: The adversary.
         seed: Of all randomness.
-        width: Rows in which the model is run.
+        width: Rows in which the model is run; lines for few examples take a part of them.
         device: Where the model is.
         records: What has been found.
         progress: Who is told.

@@ -170,7 +170,8 @@ class Environment:
         device: `cpu`, `cuda:0`.
         device_name: What the device calls itself.
         dtype: Type in which attacks searched; judging is always in float32.
-        width: Rows in which the model was run; None where every batch ran as it came.
+        width: Rows in which the model was run, or a part of them where few examples were awaited;
+            None where every batch ran as it came.
         threads: Threads on the CPU.
         reproducible: Whether the same command gives the same examples again.
     """
