@@ -51,8 +51,8 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
     side = torch.ones_like(change).copysign_(change)
     room = (side * highest).maximum(side * lowest).flatten(1).clamp_min_(0).double()
     wanted = change.flatten(1).abs().double()
-    size = wanted.sub_(_threshold(wanted, room, radius)).clamp_min_(0)
-    return torch.minimum(size, room, out=size).reshape(change.shape).copysign_(change)
+    size = wanted.sub_(_threshold(wanted, room, radius)).clamp_min_(0).minimum(room)
+    return size.reshape(change.shape).copysign_(change)
 
 
 def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
@@ -66,10 +66,9 @@ def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
     point = low
     rounding = 4 * torch.finfo(wanted.dtype).eps * (wanted.sum(1, keepdim=True) + radius)
     unsettled = torch.ones_like(low, dtype=torch.bool)
-    left, other = torch.empty_like(wanted), torch.empty_like(wanted)
     for _ in range(_HALVINGS):
-        torch.sub(wanted, point, out=left).clamp_min_(0)
-        excess = torch.minimum(left, room, out=other).sum(1, keepdim=True) - radius
+        left = (wanted - point).clamp_min_(0)
+        excess = left.minimum(room).sum(1, keepdim=True) - radius
         # Without a threshold, less than the radius is well.
         unsettled &= (excess > rounding) | ((excess < -rounding) & (point > 0))
         if not bool(unsettled.any()):
@@ -77,8 +76,7 @@ def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
         low = torch.where(excess > 0, point, low)
         high = torch.where(excess > 0, high, point)
         # Values between 0 and their room, counted.
-        torch.minimum(left, torch.sub(room, left, out=other), out=other)
-        slope = other.sign_().clamp_min_(0).sum(1, keepdim=True)
+        slope = positive(left.minimum(room - left)).sum(1, keepdim=True)
         newton = point + excess / slope.clamp_min(1)
         inside = (slope > 0) & (newton > low) & (newton < high)
         point = torch.where(unsettled, torch.where(inside, newton, (low + high) / 2), point)

@@ -115,6 +115,13 @@ def test_not_even_an_infinite_ball_in_an_infinite_range_holds_them(
 
 
 @every_set
+def test_inputs_that_carry_a_graph_are_projected_like_others(allowed: LpBall | Patch) -> None:
+    changed = grey() + torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    with_graph = allowed.project(grey(), changed.clone().requires_grad_())
+    assert torch.equal(with_graph, allowed.project(grey(), changed))
+
+
+@every_set
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_one_bit_outside_the_range_is_outside(allowed: LpBall | Patch, end: float) -> None:
     clean = torch.full((1, 3, 4, 6), end)
