@@ -6,9 +6,10 @@ adversary owns the other images of the target class and their mirror images; one
 them at random. Every query is charged, those that compare starts included. The distance is l2 in
 [0, 1], of the nearest point that was answered as wanted. Medians are over images, of the mean over
 seeds; the intervals are of paired bootstraps over images (95 %). The ratio is the geometric mean
-over images: below 1 (and for differences below 0) the plan is nearer. ROBUSTKIT_CGBA_SEEDS names
-the seeds (0 if it is not set); one takes a quarter of an hour on one core. The folder that
-ROBUSTKIT_BENCHMARKS names keeps what is finished."""
+over images, without the searches in which one of the two has no valid point; how many have none is
+beside it, of the plan and of the other. Below 1 (and for differences below 0) the plan is nearer.
+ROBUSTKIT_CGBA_SEEDS names the seeds (0 if it is not set); one takes a quarter of an hour on one
+core. The folder that ROBUSTKIT_BENCHMARKS names keeps what is finished."""
 
 import functools
 from collections.abc import Mapping
