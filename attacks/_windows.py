@@ -52,22 +52,23 @@ class Windows(ABC):
         """
 
     def within(self, words: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A random window in each image: for each pixel its place in it, and whether it is in it.
+        """Random windows in each image: for each pixel its place in them, and if it is in them.
 
         Args:
-            words: (N, 2) random, uniform on [0, 2**32).
+            words: (N, 2 K) random, uniform on [0, 2**32): two for each of K windows.
             sides: (N,) of the windows.
 
         Returns:
-            (N, H, 1) rows and (N, 1, W) columns, both int64, and (N, 1, H, W) bool.
+            (N, K, H, 1) rows and (N, K, 1, W) columns, both int64, and (N, K, H, W) bool.
         """
-        top = (words[:, 0] * (self.height - sides + 1)) >> 32
-        left = (words[:, 1] * (self.width - sides + 1)) >> 32
-        y = torch.arange(self.height, device=sides.device)[None, :, None] - top[:, None, None]
-        x = torch.arange(self.width, device=sides.device)[None, None, :] - left[:, None, None]
-        side = sides[:, None, None]
-        inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)
-        return y, x, inside[:, None]
+        side = sides[:, None, None, None]
+        y, x = (
+            torch.arange(size, device=sides.device)
+            - ((words[:, first::2, None] * (size + 1 - side[:, 0])) >> 32)
+            for first, size in ((0, self.height), (1, self.width))
+        )
+        y, x = y[..., None], x[:, :, None]
+        return y, x, ((y >= 0) & (y < side)) & ((x >= 0) & (x < side))
 
 
 class Stripes(Windows):
@@ -84,7 +85,7 @@ class Stripes(Windows):
         """One window of a random sign in each channel; the opposite ones if nothing changed."""
         # One draw for everything: it costs as much for six numbers as for one.
         words = streams.bits((2 + self.channels,), draw=draw)
-        *_, inside = self.within(words, sides)
+        *_, inside = self.within(words[:, :2], sides)
         change = self.radius * _signs(words[:, 2:, None, None])
         idle = (clean + change).sub_(best).abs_().mul_(inside).flatten(1).amax(1) <= 1e-7
         change = torch.where(columns(idle, change), -change, change)
@@ -128,27 +129,29 @@ class Bumps(Windows):
     ) -> Tensor:
         """A bump on what the first window holds, paid for by the second."""
         words = streams.bits((5 + self.channels,), draw=draw)
-        y, x, taking = self.within(words, sides)
-        *_, giving = self.within(words[:, 2:], sides)
-        change = (best - clean).double()
+        y, x, inside = self.within(words[:, :4], sides)
+        taking, giving = inside[:, :1], inside[:, 1:]
+        change = best - clean
         held, old = change * (taking | giving), change * taking
         # Per channel: what both windows hold, and a share of what the radius leaves.
         spare = (self.radius**2 - _length(change, whole=True).square()).clamp_min(0)
         length = (_length(held).square() + spare / self.channels).sqrt()
-        bump = self._placed(y, x, sides, upright=words[:, 4] >> 31) * taking
-        bump = bump * _signs(words[:, 5:, None, None]) + old / _length(old).clamp_min(1e-12)
-        new = bump / _length(bump).clamp_min(1e-12) * length
-        return clean + self._full(new.add_(change.sub_(held)))
+        bump = self._placed(y[:, :1], x[:, :1], sides, upright=words[:, 4] >> 31).mul_(taking)
+        bump = bump * _signs(words[:, 5:, None, None])
+        bump.addcdiv_(old, _length(old).clamp_min(1e-12).float())
+        bump.mul_((length / _length(bump).clamp_min(1e-12)).float())
+        return self._full(bump.add_(change.sub_(held))).add_(clean)
 
     def _placed(self, y: Tensor, x: Tensor, sides: Tensor, *, upright: Tensor) -> Tensor:
         """(N, 1, H, W) a bump of each row's size at its window, upright (1) or lying (0)."""
         down, across = (place.clamp(0, self.side - 1) for place in (y, x))
-        return self._bumps[columns(upright, y), columns(sides, y), down, across][:, None]
+        which = columns(upright * (self.side + 1) + sides, y)
+        return self._bumps.take((which * self.side + down) * self.side + across)
 
     def _full(self, change: Tensor) -> Tensor:
-        """The change in float32, made as long as the radius."""
-        scaled = change / _length(change, whole=True).clamp_min(1e-12) * self.radius
-        return scaled.to(torch.float32)
+        """The change itself, made as long as the radius."""
+        factor = self.radius / _length(change, whole=True).clamp_min(1e-12)
+        return change.mul_(factor.float())
 
 
 def _signs(words: Tensor) -> Tensor:
