@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustkit.randomness import Streams
-from robustkit.threat_models import Decisions, Objective, PerturbationSet
+from robustkit.threat_models import REFUSED, Decisions, Objective, PerturbationSet
 
 # Rows in which noise is made and questions are asked where the view names no width.
 _ROWS = 128
@@ -111,7 +111,7 @@ class Hunt:
         Args:
             points: (M, C, H, W) what was asked about.
             rows: (M,) the victims who paid; they may be named more than once.
-            labels: (M,) what was answered; a refusal is no success.
+            labels: (M,) what was answered; a refusal is no success, no number is one.
 
         Returns:
             (M,) bool: whether the points reach the objectives.
@@ -120,7 +120,7 @@ class Hunt:
         if self.objective.targets is not None:
             won = labels == self.objective.targets[rows]
         else:
-            won = (labels >= 0) & (labels != self.objective.labels[rows])
+            won = (labels != REFUSED) & (labels != self.objective.labels[rows])
         places = won.nonzero()[:, 0]
         victims = rows[places]
         distance = self.allowed.distance(self.clean[victims], points[places])

@@ -87,7 +87,7 @@ class ForeignAttack(EvasionAttack[ViewT]):
         return True
 
     def starts(self, inputs: Tensor, objective: Objective, row: int) -> Sequence[Tensor | None]:
-        """Where to start at this row, in order: (1, C, H, W) images of the batch, or None.
+        """Where to start at this row, in order: (1, C, H, W) images, or None.
 
         None leaves it to the foreign code. The next is tried where one led nowhere.
         """

@@ -98,7 +98,10 @@ class _Starts:
         self._draw(fresh)
         length = hunt.allowed.distance(hunt.clean[fresh], self.ends[fresh]).clamp_min(1e-300)
         best = hunt.distance[fresh]
-        self.good[fresh] = torch.where(best.isfinite(), _NEARER * best / length, 1.0)
+        nearer = _NEARER * best / length
+        # Beyond an image of its own the adversary has no reason to hope.
+        nearer = torch.where(self.number[fresh] < self._owned, nearer.clamp_max(1), nearer)
+        self.good[fresh] = torch.where(best.isfinite(), nearer, 1.0)
         self.bad[fresh] = 0
         self.at[rows] = (self.good[rows] + self.bad[rows]) / 2
         self.at[fresh] = self.good[fresh]

@@ -47,8 +47,9 @@ class FoolboxAttack(ForeignAttack[Decisions]):
         because one image found no starting point, is attacked image by image; so is everything
         under a query budget, where the best point asked about counts when the budget ends. A
         search that asks about NaN is ended. What left the set by rounding is put back into it.
-        Attacks that start from another image are offered images of the batch: for a target those
-        of its class, otherwise another class where Foolbox's own start failed.
+        Attacks that start from another image are offered some: for a target the images of its class
+        that the adversary owns (`Objective.starts`; without these, one of the batch), otherwise one
+        of another class where Foolbox's own start failed.
 
     Example:
         >>> attack = FoolboxAttack(class_name="HopSkipJumpAttack", options=(("steps", 8),))
@@ -127,15 +128,22 @@ class FoolboxAttack(ForeignAttack[Decisions]):
         return not (self._known.starts and objective.targets is not None)
 
     def starts(self, inputs: Tensor, objective: Objective, row: int) -> Sequence[Tensor | None]:
-        """Foolbox's own start and, where the attack takes one, an image of another class."""
+        """Foolbox's own start and, where the attack takes one, another image.
+
+        For a target the images that the adversary owns, or else one of the batch; without a target
+        an image of another class.
+        """
         if not self._known.starts:
             return (None,)
         if objective.targets is None:
             suitable = objective.labels != objective.labels[row]
-        else:
-            suitable = objective.labels == objective.targets[row]
-        others = [inputs[other] for other in suitable.nonzero()[:1]]
-        return (None, *others) if objective.targets is None else (*others, None)
+            return (None, *(inputs[other] for other in suitable.nonzero()[:1]))
+        if objective.starts is not None:
+            owned = objective.starts[row]
+            there = owned.isfinite().flatten(1).all(1)
+            return (*owned[there].to(inputs.dtype).split(1), None)
+        suitable = objective.labels == objective.targets[row]
+        return (*(inputs[other] for other in suitable.nonzero()[:1]), None)
 
     def search(
         self,

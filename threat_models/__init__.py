@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from robustkit.threat_models.access import Access as Access
     from robustkit.threat_models.answering import answer as answer
     from robustkit.threat_models.convolutions import Convolutions as Convolutions
+    from robustkit.threat_models.goal import NO_NUMBER as NO_NUMBER
+    from robustkit.threat_models.goal import REFUSED as REFUSED
     from robustkit.threat_models.goal import Availability as Availability
     from robustkit.threat_models.goal import Backdoor as Backdoor
     from robustkit.threat_models.goal import Extraction as Extraction
@@ -56,6 +58,8 @@ else:
             "Extraction": "goal",
             "Goal": "goal",
             "Objective": "goal",
+            "NO_NUMBER": "goal",
+            "REFUSED": "goal",
             "Output": "goal",
             "Targeted": "goal",
             "Untargeted": "goal",

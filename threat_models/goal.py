@@ -12,6 +12,11 @@ from robustkit.randomness import Streams
 
 Selection = Literal["random", "least-likely", "second", "given"]
 
+# In the place of labels, where a model names none: it refuses to answer, which is no success of the
+# adversary, or it answers no number, which is one.
+REFUSED = -1
+NO_NUMBER = -2
+
 
 @dataclass(frozen=True, slots=True)
 class Untargeted:
@@ -111,12 +116,9 @@ class Output:
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64: the most likely class; -1 where the answer is no number or was refused."""
-        labels = self.logits.argmax(1)
-        silent = self.logits.isnan().any(1)
-        if self.rejected is not None:
-            silent = silent | self.rejected
-        return labels.masked_fill(silent, -1)
+        """(N,) int64: the most likely class; `REFUSED` or `NO_NUMBER` where there is none."""
+        labels = self.logits.argmax(1).masked_fill(self.logits.isnan().any(1), NO_NUMBER)
+        return labels if self.rejected is None else labels.masked_fill(self.rejected, REFUSED)
 
     def float(self) -> "Output":
         """The same answers with logits in float32."""

@@ -58,7 +58,7 @@ class Verdict:
         achieved: (N,) bool: reached and allowed.
         distance: (N,) float64: how far the input was changed.
         queries: (N,) int64: what was spent.
-        labels: (N,) int64: what the model answered; -1 where it refused.
+        labels: (N,) int64: what the model answered, as `Output.labels` has it.
     """
 
     allowed: Tensor

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustkit.errors import DoesNotFit, ShapeMismatch
 from robustkit.threat_models.access import Access
-from robustkit.threat_models.goal import Output
+from robustkit.threat_models.goal import NO_NUMBER, Output
 from robustkit.threat_models.meter import Meter
 
 
@@ -53,7 +53,7 @@ class Decisions:
         return self.__meter.width
 
     def labels(self, inputs: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(M,) int64: the labels the model answers; -1 where it refuses."""
+        """(M,) int64: the labels that the model answers, as `Output.labels` has them."""
         with torch.no_grad():
             return self._ask(inputs, rows).labels
 
@@ -77,7 +77,8 @@ class Decisions:
             answers = self._ask_foreign(inputs)
             hot = torch.zeros_like(answers.logits)
             named = answers.labels.clamp_min(0)[:, None]
-            return hot.scatter_(1, named, (answers.labels >= 0).to(hot.dtype)[:, None])
+            hot.scatter_(1, named, (answers.labels >= 0).to(hot.dtype)[:, None])
+            return hot.masked_fill(answers.labels[:, None] == NO_NUMBER, torch.nan)
 
     def _only_victim(self, inputs: Tensor) -> Tensor | None:
         return self.__victims.expand(len(inputs)) if len(self) == 1 else None

@@ -225,15 +225,19 @@ class Engine:
             trial = self.jury.judge(rows, points, wanted, verdict.allowed[:count], best)
             labels, reaches = trial.majority()
         in_range = self.threat.allowed.in_box(points)
+        found = [row[-1] is not None for row in nearest] if nearest else [False] * count
         outcomes, distances = [], []
-        for allowed, reached, boxed, distance in zip(
+        for allowed, reached, boxed, started, distance in zip(
             verdict.allowed[:count].tolist(),
             reaches[:count].tolist(),
             in_range.tolist(),
+            found,
             verdict.distance[:count].tolist(),
             strict=True,
         ):
-            outcome = _outcome(line.attack, allowed=allowed, reached=reached, in_range=boxed)
+            outcome = _outcome(
+                line.attack, allowed=allowed, reached=reached, in_range=boxed, found=started
+            )
             outcomes.append(outcome)
             distances.append(distance if reached and outcome in ("broken", "robust") else None)
         broken = [number for number, outcome in enumerate(outcomes) if outcome == "broken"]
@@ -319,10 +323,13 @@ def _same_kind(returned: object, clean: Tensor) -> Tensor:
     return torch.full_like(clean, torch.inf)
 
 
-def _outcome(attack: EvasionAttack[Any], *, allowed: bool, reached: bool, in_range: bool) -> str:
-    if allowed:
-        return "broken" if reached else ("not_started" if attack.minimises else "robust")
-    if attack.minimises and in_range:
-        # It measured how far the nearest point it found is; that is no claim to be inside.
-        return "robust" if reached else "not_started"
-    return "violation"
+def _outcome(
+    attack: EvasionAttack[Any], *, allowed: bool, reached: bool, in_range: bool, found: bool
+) -> str:
+    # Who minimises says how far the nearest point is; that is no claim to be inside the set.
+    if not allowed and not (attack.minimises and in_range):
+        return "violation"
+    if reached:
+        return "broken" if allowed else "robust"
+    # A point that does not hold when the model is asked again breaks nothing; it was a start.
+    return "not_started" if attack.minimises and not found else "robust"

@@ -190,7 +190,7 @@ def evaluate(
     known = None if found_by is None else found_by.by_row()
     # The first attack is the one that was given all examples.
     curves = dataclasses.replace(
-        label_curves(records.stage(0), right.tolist(), threat, known),
+        label_curves(records.stage(0), right.tolist(), threat, known, slack=_slack(threat, images)),
         passes=result.over_passes,
         eps=_over_eps(result.distances, eps_sweep, threat, images),
     )
@@ -286,8 +286,13 @@ def _over_eps(
 ) -> tuple[EpsPoint, ...] | None:
     if not radii or not isinstance(threat.perturbation, LpBall):
         return None
-    slack = threat.perturbation.slack(images.inputs(torch.arange(1)))
-    return eps_curve(distances, [*radii, threat.perturbation.radius], slack)
+    return eps_curve(distances, [*radii, threat.perturbation.radius], _slack(threat, images))
+
+
+def _slack(threat: ThreatModel, images: LabelledImages) -> float:
+    """How far outside the radius rounding may take an image."""
+    ball = threat.perturbation
+    return ball.slack(images.inputs(torch.arange(1))) if isinstance(ball, LpBall) else 0.0
 
 
 def _identity(

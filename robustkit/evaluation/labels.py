@@ -49,6 +49,8 @@ def label_curves(
     rows: Sequence[int],
     threat: ThreatModel,
     known: Mapping[int, float] | None = None,
+    *,
+    slack: float = 0.0,
 ) -> Curves:
     """Distances and success over queries of one attack; empty if it was not traced on all examples.
 
@@ -58,6 +60,7 @@ def label_curves(
         threat: The adversary.
         known: For each of these positions the smallest change that an attack with gradients found,
             infinite where it found none; None where none has looked.
+        slack: How far outside the radius rounding may take an image.
     """
     found = {
         row: nearest
@@ -72,7 +75,7 @@ def label_curves(
         dtype=torch.float64,
     )
     nearest = None if known is None else _nearest(distances, rows, known)
-    radius = threat.allowed.radius
+    radius = threat.allowed.radius + slack
     return Curves(
         queries=tuple(
             QueriesPoint(
@@ -103,11 +106,11 @@ def _times(distances: Tensor, nearest: Tensor) -> float | None:
     """The median of distances in units of the smallest ones known; None if it is infinite."""
     found = distances.isfinite()
     ratio = (distances / nearest.clamp_min(1e-300)).where(found, torch.inf)
-    return _finite(float(ratio.quantile(0.5, interpolation="lower")))
+    return _quartiles(ratio).median
 
 
-def _quartiles(nearest: Tensor) -> NearestKnown:
-    (point,) = curve(nearest[:, None], (0,), 0.0)
+def _quartiles(values: Tensor) -> NearestKnown:
+    (point,) = curve(values[:, None], (0,), 0.0)
     return NearestKnown(
         median=_finite(point.median), q25=_finite(point.q25), q75=_finite(point.q75)
     )

@@ -62,7 +62,8 @@ class CorruptedExample:
     Attributes:
         id: Its stable id in the data.
         label: The right class.
-        clean_label: What the model answers to the clean image; -1 where it refuses.
+        clean_label: What the model answers to the clean image; -1 where it refuses, -2 where its
+            answer is no number.
         correct: Under how many corruptions and severities the answer is right.
     """
 

@@ -205,7 +205,8 @@ class ExampleRow:
     Attributes:
         id: Its stable id in the data.
         label: The right class.
-        clean_label: What the model answers to the clean input; -1 where it refuses.
+        clean_label: What the model answers to the clean input; -1 where it refuses, -2 where its
+            answer is no number.
         status: `robust`, `broken`, `misclassified` (before any attack), `violation` (an attack
             handed back something not allowed, and none broke it) or `not_started`.
         attack: Which attack decided it; None where none did.
