@@ -141,7 +141,7 @@ class FoolboxAttack(ForeignAttack[Decisions]):
         if objective.starts is not None:
             owned = objective.starts[row]
             there = owned.isfinite().flatten(1).all(1)
-            return (*owned[there].to(inputs.dtype).split(1), None)
+            return (*torch.split(owned[there].to(inputs.dtype), 1), None)
         suitable = objective.labels == objective.targets[row]
         return (*(inputs[other] for other in suitable.nonzero()[:1]), None)
 

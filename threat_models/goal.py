@@ -138,7 +138,7 @@ class Output:
         """The same answers but for some rows, (N,) bool, that get none: NaN, refused, no label."""
         return Output(
             torch.where(rows[:, None], torch.nan, self.logits),
-            None if self.rejected is None else self.rejected | rows,
+            rows if self.rejected is None else self.rejected | rows,
             None if self.label_set is None else self.label_set & ~rows[:, None],
             None if self.guide is None else torch.where(rows[:, None], torch.nan, self.guide),
         )

@@ -69,7 +69,7 @@ class CorruptedExample:
 
     id: Count
     label: Count
-    clean_label: Annotated[int, Within(-1)]
+    clean_label: Annotated[int, Within(-2)]
     correct: Count
 
 

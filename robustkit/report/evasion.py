@@ -217,7 +217,7 @@ class ExampleRow:
 
     id: Count
     label: Count
-    clean_label: Annotated[int, Within(-1)]
+    clean_label: Annotated[int, Within(-2)]
     status: Status
     attack: str | None
     distance: Amount | None

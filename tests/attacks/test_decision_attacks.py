@@ -281,3 +281,34 @@ def test_another_value_range(attack: Attack) -> None:
 def test_values_that_mean_nothing_are_refused(kind: type[Attack], name: str, value: float) -> None:
     with pytest.raises(BadInput, match=name):
         dataclasses.replace(kind(), **{name: value})  # type: ignore[type-var]
+
+
+class _Spots(nn.Module):
+    """Class 1 near a few images, class 0 elsewhere."""
+
+    def __init__(self, spots: Tensor) -> None:
+        super().__init__()
+        self.spots = spots.flatten(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        near = (torch.cdist(inputs.flatten(1), self.spots) < 0.05).any(1).float()
+        return torch.stack([1 - near, near], 1)
+
+
+@pytest.mark.parametrize("attack", TARGETED, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_the_nearest_of_the_adversarys_images_is_asked_about(
+    attack: Attack, order: list[int]
+) -> None:
+    """Also where it is much nearer than those before it, with nothing behind it."""
+    clean = torch.full((1, 1, 4, 4), 0.5)
+    far, near = clean[0].clone(), clean[0].clone()
+    far[:, :2], far[:, 2:], near[:, 0, 0] = 1.0, 0.0, 0.9
+    images = torch.stack([far, near])
+    objective = Objective(torch.tensor([0]), torch.tensor([1]), images[order][None])
+    streams = Streams.of(seed=0, ids=torch.arange(1))
+    meter = Meter(_Spots(images), streams, width=8, queries=60)
+    ball = LpBall(norm=norm_of(attack), radius=0.5)
+    view = grant(meter, Access.DECISION)
+    points = attack.run(view, clean, objective, ball, streams=streams)
+    assert float((points - clean).norm()) <= 0.45

@@ -5,13 +5,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from robustkit import evaluate
 from robustkit.attacks import FMN
 from robustkit.data import LabelledImages
-from robustkit.evaluation.labels import OWNED, marks, owned_images
+from robustkit.evaluation.labels import OWNED, label_curves, marks, owned_images
+from robustkit.evaluation.records import Group
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
 from robustkit.report import EvasionReport, schema
@@ -113,12 +116,92 @@ def test_distances_are_compared_with_the_nearest_points_known(name: str, model: 
         for example, known in zip(report.examples, distance, strict=True)
         if example.status != "misclassified"
     ]
-    expected = sorted(ratios)[len(ratios) // 2 if len(ratios) % 2 else len(ratios) // 2 - 1]
-    assert times[-1] == pytest.approx(expected, rel=1e-3)
+    assert times[-1] == pytest.approx(float(np.median(ratios)), rel=1e-3)
+
+
+def test_the_median_of_ratios_is_a_median() -> None:
+    """Of an even number it lies between the two in the middle, and is infinite where one is."""
+    group = Group(
+        stage=0, rows=[0, 1], labels=[1, 1], forward=2, rows_run=2, seconds=0.0,
+        nearest=[[1.0, 1.0], [5.0, None]],
+    )  # fmt: skip
+    adversary = threat("l2-decision")
+    curves = label_curves([group], [0, 1], adversary, {0: 1.0, 1: 1.0})
+    assert curves.queries is not None
+    assert [point.times_nearest for point in curves.queries] == [3.0, None]
+
+
+def test_success_over_queries_has_the_slack_of_the_verdict() -> None:
+    adversary = threat("linf-decision")
+    edge = adversary.allowed.radius * (1 + 1e-7)
+    group = Group(
+        stage=0, rows=[0], labels=[1], forward=1, rows_run=1, seconds=0.0, nearest=[[edge, edge]]
+    )
+    for slack, success in ((0.0, 0.0), (1e-6, 1.0)):
+        curves = label_curves([group], [0], adversary, slack=slack)
+        assert curves.queries is not None
+        assert curves.queries[-1].success == success
+
+
+class _Odd(nn.Module):
+    """Answers class 0 to dark images and no number to others."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        dark = inputs.flatten(1).mean(1) <= 0.6
+        return torch.where(dark[:, None], torch.tensor([1.0, 0.0]), torch.nan)
+
+
+@pytest.mark.parametrize("attack", ["cgba", "foolbox:L2ContrastReductionAttack"])
+def test_an_answer_that_is_no_number_is_a_success_for_everyone(attack: str) -> None:
+    """For the attack, for the curve over queries, and for the verdict."""
+    images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.45
+    adversary = replace(load("l2-decision"), budget=Budget(queries=60)).with_radius(2.0)
+    data = images, torch.zeros(4, dtype=torch.int64)
+    report = evaluate(_Odd(), data, adversary, attacks=[attack])
+    assert report.curves.queries is not None
+    broken = sum(example.status == "broken" for example in report.examples)
+    assert report.curves.queries[-1].success == broken / 4
+    assert broken == 4 or attack != "cgba"
+
+
+class _Jittery(nn.Module):
+    """Two halves of the space with a boundary that moves, though it is not said to be random."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        ahead = inputs.flatten(1).sum(1) - 8 + 0.01 * torch.randn(len(inputs))
+        return torch.stack([-ahead, ahead], 1)
+
+
+def test_a_point_that_does_not_hold_is_no_failure_to_start() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(12, 1, 4, 4) * 0.1 + 0.35
+    adversary = replace(load("l2-decision"), budget=Budget(queries=100)).with_radius(0.01)
+    data = images, torch.zeros(12, dtype=torch.int64)
+    report = evaluate(_Jittery(), data, adversary)
+    assert report.curves.queries is not None
+    assert report.curves.queries[-1].median is not None
+    assert {example.status for example in report.examples} == {"robust"}
+    assert any(example.distance is None for example in report.examples)
+
+
+@pytest.mark.parametrize("attack", ["foolbox:HopSkipJumpAttack", "foolbox:BoundaryAttack"])
+def test_adapted_attacks_start_from_the_adversarys_images_too(attack: str) -> None:
+    """However few examples share a batch."""
+    centres = torch.rand(3, 36, generator=torch.Generator().manual_seed(0))
+    images = centres.repeat_interleave(2, 0) + 0.01 * torch.arange(6)[:, None] / 6
+    data = images.clamp(0, 1).reshape(6, 1, 6, 6), torch.arange(3).repeat_interleave(2)
+
+    class Nearest(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return -torch.cdist(inputs.flatten(1), centres)
+
+    adversary = threat("l2-decision", 30, targeted=True)
+    report = evaluate(Nearest(), data, adversary, attacks=[attack], batch_size=2)
+    assert "not_started" not in {example.status for example in report.examples}
 
 
 def test_nothing_is_compared_where_no_gradient_is_to_be_had(model: CNN) -> None:
-    class Hidden(torch.nn.Module):
+    class Hidden(nn.Module):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             logits: torch.Tensor = model(inputs)
             return logits.detach()

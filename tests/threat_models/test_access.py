@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from robustkit.errors import BadInput, BudgetExceeded, ShapeMismatch
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
+    REFUSED,
     Access,
     Decisions,
     Gradients,
     LpBall,
     Meter,
+    Objective,
     Output,
     Scores,
     ThreatModel,
@@ -173,8 +175,9 @@ def test_padding_is_answered_with_nothing() -> None:
     padding = torch.tensor([-1, 0, -1, 2])
     view = gradients(problem.model, queries=1)
     output = view.answer(problem.clean, padding)
-    assert output.labels.tolist()[0] == -1
-    assert output.labels.tolist()[2] == -1
+    assert output.labels.tolist()[0] == REFUSED
+    assert output.labels.tolist()[2] == REFUSED
+    assert not bool(Objective(problem.labels).reached(output)[padding < 0].any())
     assert bool(output.logits[padding < 0].isnan().all())
     assert not bool(output.logits[padding >= 0].isnan().any())
     nobody = torch.full((4,), -1)

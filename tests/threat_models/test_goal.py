@@ -10,6 +10,8 @@ from torch import Tensor
 from robustkit.errors import BadInput, ShapeMismatch
 from robustkit.randomness import Streams
 from robustkit.threat_models import (
+    NO_NUMBER,
+    REFUSED,
     Availability,
     Backdoor,
     Extraction,
@@ -55,9 +57,9 @@ def test_a_set_is_won_when_the_right_label_leaves_it() -> None:
 
 
 def test_labels_of_answers() -> None:
-    assert Output(LOGITS).labels.tolist() == [0, 1, 2, -1]
-    rejected = torch.tensor([False, True, False, False])
-    assert Output(LOGITS, rejected).labels.tolist() == [0, -1, 2, -1]
+    assert Output(LOGITS).labels.tolist() == [0, 1, 2, NO_NUMBER]
+    rejected = torch.tensor([False, True, False, True])
+    assert Output(LOGITS, rejected).labels.tolist() == [0, REFUSED, 2, REFUSED]
     assert Output(torch.tensor([[math.inf, 1.0]])).labels.tolist() == [0]
     assert Output(LOGITS).labels.dtype == torch.int64
 
@@ -78,9 +80,9 @@ def test_answers_are_taken_apart_and_joined() -> None:
 def test_hidden_answers_reach_no_target() -> None:
     rows = torch.tensor([True, False, True, False])
     hidden = Output(LOGITS, torch.zeros(4, dtype=torch.bool), LOGITS > 0).hidden(rows)
-    assert hidden.labels.tolist() == [-1, 1, -1, -1]
+    assert hidden.labels.tolist() == [REFUSED, 1, REFUSED, NO_NUMBER]
     assert not bool(Objective(LABELS).reached(hidden)[rows].any())
-    assert Output(LOGITS).hidden(rows).rejected is None
+    assert not bool(Objective(LABELS).reached(Output(LOGITS).hidden(rows))[rows].any())
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(2), torch.zeros(2, 1, dtype=torch.int64)])
