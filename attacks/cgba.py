@@ -23,7 +23,8 @@ class CGBA(Semicircles):
     than the point; where the boundary cuts the semicircle lies the next point.
 
     Attributes:
-        queries: Queries per example where the threat model sets no budget. A budget is spent whole.
+        queries: Queries per example where the threat model sets no budget. A budget is spent whole,
+            but for a last query that could decide nothing.
         noise: Random steps in the first round; round i takes sqrt(i) times as many.
         reduction: Random steps use only the lowest 1 / `reduction` of the frequencies along each
             axis. None: 4, 2 or 1, chosen anew in every round for every image by what each last

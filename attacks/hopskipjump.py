@@ -28,7 +28,8 @@ class HopSkipJump(LabelAttack):
     smaller and smaller balls.
 
     Attributes:
-        queries: Queries per example where the threat model sets no budget. A budget is spent whole.
+        queries: Queries per example where the threat model sets no budget. A budget is spent whole,
+            but for a last query that could decide nothing.
         noise: Random steps in the first round; round i takes sqrt(i) times as many.
         step: Size of a random step: its length in units of the distance in l2, the size of a value
             in units of the distance in linf.

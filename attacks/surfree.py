@@ -70,8 +70,14 @@ class SurFree(LabelAttack):
 
     Differs from the reference:
         All images are searched together, one query of each at a time. Directions are normal noise
-        of low frequencies, not scaled by the image's own spectrum. Every point that is asked about
-        lies in the value range. The last point is not refined by interpolation.
+        of low frequencies, not scaled by the image's own spectrum, and are made orthogonal to the
+        10 before them instead of 100, which would take a hundred images of memory for each. A
+        circle is tried at two angles to each side, the second half the first, instead of three in
+        even steps; its first angle is twice the one that last held, or half the one that did not,
+        instead of growing and shrinking by two per cent. The widest angle that holds is halved a
+        fixed number of times and on its own side only. Starts are the nearest of several random
+        images, or of the adversary's own, instead of a blend with one. Every point that is asked
+        about lies in the value range. The last point is not refined by interpolation.
 
     Example:
         >>> SurFree().halvings
