@@ -40,8 +40,7 @@ class GeoDA(LabelAttack):
 
     Differs from the reference:
         All images are searched together. Every point that is asked about lies in the value range.
-        The start is the first of ever noisier images that reaches the objective, or the nearest of
-        the adversary's own, instead of noise of one size.
+        A targeted search starts from the nearest of the adversary's own images.
         The rounds grow by the reference's optimal factor, 0.6 ** (-2/3), from a fixed first one
         until the budget ends; there their number is fixed beforehand. Answers are weighed against
         their average. A ray is looked at only where it would be nearer than the best point, for one

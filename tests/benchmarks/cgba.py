@@ -1,19 +1,20 @@
 """CGBA against its authors' code and against Foolbox's HopSkipJump: the same images, network and
 numbers of queries, each with starts of its own; all queries are charged, those for the start and
-for the image's own label included. The distance is l2 in [0, 1], and the best point counts that is
-adversarial inside the value range when the network is asked again; the authors' points outside the
-range are clipped and judged without charge. Medians are over images, of the mean over the seeds
-that both have been run with; the intervals are of paired bootstraps over images (95 %). The ratio
-is the geometric mean over images, without the searches in which one of the two has no valid point;
-how many have none is beside it, of CGBA and of the peer. Below 1 (and differences below 0) CGBA is
-nearer. The authors' code runs with its defaults (steps of 2e-4, tolerance 1e-4, here in [0, 1]) but
-for the share of frequencies per axis, a half instead of a quarter: its defaults are for 224 pixels,
-and it has no value for 32. Ours chooses frequencies as it goes; nobody has chosen the best fixed
-share of theirs for each image and number of queries. ROBUSTKIT_CGBA names a clone of https://github.com/Farhamdur/CGBA, which is no part of this
+for the image's own label included. The distance is l2 in [0, 1], and the best point counts that
+is adversarial inside the value range when the network is asked again; the authors' points
+outside the range are clipped and judged without charge. Medians are over images, of the mean
+over the seeds that both have been run with; the intervals are of paired bootstraps over images
+(95 %). The ratio is the geometric mean over images, without the searches in which one of the two
+has no valid point; how many have none is beside it, of CGBA and of the peer. Below 1 (and
+differences below 0) CGBA is nearer. The authors' code runs with its defaults (steps of 2e-4,
+tolerance 1e-4, here in [0, 1]) but for the share of frequencies per axis, a half instead of a
+quarter: its defaults are for 224 pixels, and it has no value for 32. Ours chooses frequencies as
+it goes; nobody has chosen the best fixed share of theirs for each image and number of queries.
+ROBUSTKIT_CGBA names a clone of https://github.com/Farhamdur/CGBA, which is no part of this
 project, and ROBUSTKIT_CGBA_SEEDS the seeds (0 if it is not set; none compares what is kept); one
-takes an hour on one core. The folder that ROBUSTKIT_BENCHMARKS names keeps what is finished, image
-by image. What the peers found is part of this project, since it does not depend on our code: nobody
-need run them again for the seeds that are there."""
+takes an hour on one core. The folder that ROBUSTKIT_BENCHMARKS names keeps what is finished,
+image by image. What the peers found is part of this project, since it does not depend on our
+code: nobody need run them again for the seeds that are there."""
 
 import functools
 import hashlib
