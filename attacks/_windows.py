@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._balls import columns
+from robustkit.attacks.steps import reach
 from robustkit.randomness import Streams
+from robustkit.threat_models import PerturbationSet
 
 
 class Windows(ABC):
@@ -17,14 +19,15 @@ class Windows(ABC):
         height: Of the images.
         width: Of the images.
         side: The largest window.
-        radius: How far an image may be changed.
+        allowed: How far an image may be changed, and between which values.
+        radius: The same, or how far the values let any image be changed, if that is less.
     """
 
-    def __init__(self, inputs: Tensor, radius: float) -> None:
-        """Args: (N, C, H, W) images, and how far each may be changed."""
+    def __init__(self, inputs: Tensor, allowed: PerturbationSet) -> None:
+        """Args: (N, C, H, W) images, and what is allowed."""
         self.channels, self.height, self.width = inputs.shape[1:]
         self.side = min(self.height, self.width)
-        self.radius = radius
+        self.allowed, self.radius = allowed, reach(allowed, inputs)
 
     def fitting(self, sides: Tensor) -> Tensor:
         """The sides that are possible, nearest to those wanted."""
@@ -87,7 +90,8 @@ class Stripes(Windows):
         words = streams.bits((2 + self.channels,), draw=draw)
         *_, inside = self.within(words[:, :2], sides)
         change = self.radius * _signs(words[:, 2:, None, None])
-        idle = (clean + change).sub_(best).abs_().mul_(inside).flatten(1).amax(1) <= 1e-7
+        boxed = (clean + change).clamp_(self.allowed.low, self.allowed.high)
+        idle = boxed.sub_(best).abs_().mul_(inside).flatten(1).amax(1) <= 1e-7
         change = torch.where(columns(idle, change), -change, change)
         return torch.where(inside, clean + change, best)
 
@@ -95,9 +99,9 @@ class Stripes(Windows):
 class Bumps(Windows):
     """In l2: pairs of bumps; a window takes the change that another one gives up."""
 
-    def __init__(self, inputs: Tensor, radius: float) -> None:
+    def __init__(self, inputs: Tensor, allowed: PerturbationSet) -> None:
         """Args: as for all windows."""
-        super().__init__(inputs, radius)
+        super().__init__(inputs, allowed)
         # By whether they stand upright, and by their side.
         self._bumps = torch.zeros(2, self.side + 1, self.side, self.side, device=inputs.device)
         for side in range(1, self.side + 1):

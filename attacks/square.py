@@ -11,7 +11,6 @@ from robustkit.attacks._windows import Bumps, Stripes, Windows
 from robustkit.attacks.base import EvasionAttack
 from robustkit.attacks.losses import LOSSES, AttackLoss
 from robustkit.attacks.rows import check_rows, join_rows, take_rows
-from robustkit.attacks.steps import reach
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
 from robustkit.threat_models import Access, Objective, Output, PerturbationSet, Scores
@@ -121,7 +120,7 @@ class Square(EvasionAttack[Scores]):
             budget=budget,
         )
         kind = Stripes if allowed.norm == "linf" else Bumps
-        windows = kind(inputs, reach(allowed, inputs))
+        windows = kind(inputs, allowed)
         width = view.width or max(len(queue), 1)
 
         def entering(room: int) -> _State:

@@ -120,10 +120,12 @@ def test_every_example_draws_windows_of_its_own(norm: Norm) -> None:
         assert len({tuple(image.flatten().tolist()) for image in asked}) == 4
 
 
-def test_no_query_of_linf_asks_what_is_known() -> None:
-    """With one channel half of all windows of one pixel would change nothing."""
+@pytest.mark.parametrize(("dark", "span"), [(0.3, 0.4), (0.0, 0.0), (1.0, 0.0)])
+def test_no_query_of_linf_asks_what_is_known(dark: float, span: float) -> None:
+    """With one channel half of all windows of one pixel would change nothing, at the ends of the
+    value range too."""
     model = Constant()
-    clean = 0.3 + 0.4 * torch.rand(6, 1, 7, 7, generator=torch.Generator().manual_seed(0))
+    clean = dark + span * torch.rand(6, 1, 7, 7, generator=torch.Generator().manual_seed(0))
     asked: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].clone()))
     labels = torch.zeros(6, dtype=torch.int64)
@@ -241,7 +243,9 @@ def test_a_window_takes_what_another_gives_up() -> None:
     best = clean + 0.3 * change / change.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     streams = Streams.of(seed=0, ids=torch.arange(6))
     sides, draw = torch.full((6,), 3), torch.ones(6, dtype=torch.int64)
-    moved = Bumps(clean, 0.3).step(clean, best, sides, streams, draw) - clean
+    moved = (
+        Bumps(clean, LpBall(norm="l2", radius=0.3)).step(clean, best, sides, streams, draw) - clean
+    )
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((6,), 0.3))
     # Both windows can lie at the same place, or overlap.
     given_up = (moved == 0).flatten(1).sum(1)
@@ -253,7 +257,7 @@ def test_a_window_takes_what_another_gives_up() -> None:
 def test_windows_of_l2_are_odd_and_of_three_pixels_where_that_is_a_detail(
     side: int, fitting: list[int]
 ) -> None:
-    windows = Bumps(torch.zeros(1, 1, side, side + 3), 1.0)
+    windows = Bumps(torch.zeros(1, 1, side, side + 3), LpBall(norm="l2", radius=1.0))
     assert windows.fitting(torch.tensor([0, 2, 20])).tolist() == fitting
 
 
