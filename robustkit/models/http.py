@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustkit.errors import BadInput, ShapeMismatch
-from robustkit.models.http_client import Client, Manners
-from robustkit.models.http_protocol import Description, answered, described, question
+from robustkit.models.http_client import PATIENCE, Client, Manners
+from robustkit.models.http_protocol import MOST, Description, answered, described, question
 
 # Images in a request, where neither side asks for fewer, and bytes of their pixels.
 _BATCH = 64
@@ -56,12 +56,12 @@ class RemoteLabels(nn.Module):
             BadInput: The address is none.
         """
         super().__init__()
-        manners = manners or Manners()
         self.url = url
         self._classes, self._batch = classes, batch
+        self._client = Client(url, manners or Manners())
         # A request about more images than a second allows would be over the rate by itself.
-        self._per_second = None if manners.rate is None else max(1, int(manners.rate))
-        self._client = Client(url, manners)
+        rate = self._client.rate
+        self._per_second = None if rate is None else max(1, int(rate))
 
     @functools.cached_property
     def description(self) -> Description:
@@ -153,8 +153,8 @@ def over_http(*, name: str, pretrained: bool = True) -> RemoteLabels:
 
         classes   how many there are, where the server does not say so
         batch     images per request at most (64, or fewer where the server says so)
-        rate      images per second at most, retries included (any)
-        timeout   seconds that one try may take (30)
+        rate      images per second at most, retries included (any); shared under torchrun
+        timeout   seconds that one try may take, up to the answer's last byte (30)
         retries   tries after a failure that may pass; all together are one query (5)
         pause     seconds before the first retry, doubled before each further one (0.5)
 
@@ -184,14 +184,14 @@ def over_https(*, name: str, pretrained: bool = True) -> RemoteLabels:
     return _over("https", name, pretrained=pretrained)
 
 
-# The smallest allowed value of each option, and whether it must be whole.
-_OPTIONS: Mapping[str, tuple[float, bool]] = {
-    "classes": (1, True),
-    "batch": (1, True),
-    "rate": (1e-3, False),
-    "timeout": (1e-3, False),
-    "retries": (0, True),
-    "pause": (0, False),
+# The smallest and the largest allowed value of each option, and whether it must be whole.
+_OPTIONS: Mapping[str, tuple[float, float, bool]] = {
+    "classes": (1, MOST, True),
+    "batch": (1, MOST, True),
+    "rate": (1e-3, 1e6, False),
+    "timeout": (1e-3, 86_400, False),
+    "retries": (0, 1000, True),
+    "pause": (0, PATIENCE, False),
 }
 
 
@@ -213,14 +213,14 @@ def _option(text: str) -> tuple[str, Any]:
             f"{text!r} is no option of an address. Write #name=number, separated by commas; there "
             f"are: {', '.join(_OPTIONS)}."
         )
-    least, whole = _OPTIONS[key]
+    least, most, whole = _OPTIONS[key]
     try:
         number = int(value) if whole else float(value)
     except ValueError:
         number = math.nan
-    if not least <= number < math.inf:
+    if not least <= number <= most:
         kind = "a whole number" if whole else "a number"
-        raise BadInput(f"{text!r} is not allowed: {key} is {kind}, at least {least:g}.")
+        raise BadInput(f"{text!r} is not allowed: {key} is {kind} from {least:g} to {most:,.0f}.")
     return key, number
 
 

@@ -11,9 +11,12 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from robustkit.errors import BadInput, DeviceLost, RobustkitError
+from robustkit.models.http_connection import Connection
 
 # A token that the server may ask for; it never stands in a command or in a report.
 TOKEN = "ROBUSTKIT_HTTP_TOKEN"
@@ -23,7 +26,9 @@ _MOST = 2**20
 # What may be over in a moment: time-outs, too many requests, a server that restarts.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Seconds to wait at most before another try, whatever the server asks for.
-_PATIENCE = 60.0
+PATIENCE = 60.0
+# Characters of what went wrong that are told; a server may send any number.
+_TOLD = 200
 
 
 class ServerLost(DeviceLost):
@@ -35,10 +40,11 @@ class Manners:
     """How a server is asked.
 
     Attributes:
-        timeout: Seconds that one try may take.
+        timeout: Seconds that one try may take, from connecting to the last byte of the answer.
         retries: How often a request is sent again after a failure that may pass.
         pause: Seconds before the first retry; doubled before each further one.
-        rate: Images per second at most, retries included; None for any number.
+        rate: Images per second at most, retries included; None for any number. Processes that
+            `torchrun` started share it.
     """
 
     timeout: float = 30.0
@@ -53,7 +59,7 @@ class Reply:
 
     Attributes:
         status: The HTTP status.
-        headers: The first value of each header, names in lower case.
+        headers: The last value of each header, names in lower case.
         body: The whole body.
     """
 
@@ -69,6 +75,7 @@ class Client:
         url: The address, without a fragment.
         trusted: Set once the server has answered as agreed: from then on a failure is the server's
             and no bad input, and a run can be resumed after it.
+        rate: Images per second at most that this process asks about; None for any number.
     """
 
     def __init__(self, url: str, manners: Manners) -> None:
@@ -79,10 +86,11 @@ class Client:
         """
         self.url = url
         self.trusted = False
+        self.rate = None if manners.rate is None else manners.rate / _processes()
         self._manners = manners
         self._met = False
         self._free = 0.0
-        self._connection, self._target = _connection(url, manners.timeout)
+        self._connection, self._target = _connection(url)
         weakref.finalize(self, self._connection.close)
 
     def get(self) -> Reply:
@@ -108,7 +116,7 @@ class Client:
         for attempt in range(tries):
             time.sleep(wait)
             self._pace(images)
-            wait = min(self._manners.pause * 2**attempt, _PATIENCE)
+            wait = min(self._manners.pause * 2.0 ** min(attempt, 64), PATIENCE)
             try:
                 reply = self._once(method, body)
             except (OSError, http.client.HTTPException) as error:
@@ -130,31 +138,28 @@ class Client:
 
     def _pace(self, images: int) -> None:
         """Wait until the rate allows a request about so many images."""
-        if self._manners.rate is None:
+        if self.rate is None:
             return
         time.sleep(max(0.0, self._free - time.monotonic()))
-        self._free = time.monotonic() + images / self._manners.rate
+        self._free = time.monotonic() + images / self.rate
 
     def _once(self, method: str, body: bytes | None) -> Reply:
-        deadline = time.monotonic() + self._manners.timeout
+        self._connection.ends = time.monotonic() + self._manners.timeout
         self._connection.request(method, self._target, body, _headers(body))
         with self._connection.getresponse() as response:
             self._met = True
-            content = self._content(response, deadline)
+            content = self._content(response)
         return Reply(
             response.status, {key.lower(): value for key, value in response.getheaders()}, content
         )
 
-    def _content(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+    def _content(self, response: http.client.HTTPResponse) -> bytes:
         content = bytearray()
         while len(content) <= _MOST:
             part = response.read1(_MOST)
             if not part:
                 break
             content += part
-            # The socket's own limit starts anew with every byte.
-            if time.monotonic() > deadline:
-                raise TimeoutError("the answer took too long")
         else:
             self._connection.close()
             raise self.fault(f"sent an answer of more than {_MOST:,} bytes; labels need far fewer.")
@@ -168,24 +173,36 @@ def excerpt(body: bytes) -> str:
     return ascii(body[:80].decode("utf-8", "replace")) if body else "no body"
 
 
-def _connection(url: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+def _connection(url: str) -> tuple[Connection, str]:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise BadInput(f"{url!r} is no address: it holds spaces or other than plain characters.")
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise BadInput(f"{url!r} is no address: {error}. Give http://host:port.") from error
-    if not host or not url.isascii() or any(character <= " " for character in url):
-        raise BadInput(f"{url!r} is no address. Give http://host:port or https://host:port/path.")
     if parts.username is not None or parts.password is not None:
         raise BadInput(
             "An address with a user name or a password would show it in the report. "
             f"Give a token in the environment variable {TOKEN}."
         )
+    if not all(0 < len(part) < 64 for part in host.removesuffix(".").split(".")):
+        raise BadInput(
+            f"{url!r} is no address: the host or a part of its name is empty or has more than 63 "
+            "characters. Give http://host:port or https://host:port/path."
+        )
+    context = ssl.create_default_context() if parts.scheme == "https" else None
+    if port is None:
+        # Not left to http.client, which would take the end of an IPv6 address for it.
+        port = http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), target
-    return http.client.HTTPConnection(host, port, timeout=timeout), target
+    return Connection(host, port, context=context), target
+
+
+def _processes() -> int:
+    """How many processes `torchrun` started together, this one included."""
+    told = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(told)) if told.isdecimal() else 1
 
 
 def _headers(body: bytes | None) -> dict[str, str]:
@@ -203,11 +220,20 @@ def _headers(body: bytes | None) -> dict[str, str]:
 
 
 def _asked_wait(reply: Reply) -> float:
-    """Seconds that the server asks to be left alone; 0 where it does not say so in seconds."""
-    text = reply.headers.get("retry-after", "")
-    return min(float(text), _PATIENCE) if text.isdecimal() else 0.0
+    """Seconds, or until when, the server asks to be left alone; 0 where it does not say so."""
+    text = reply.headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return min(float(text), PATIENCE)
+    try:
+        until = parsedate_to_datetime(text)
+        # Dates of HTTP are in UTC where they do not say so.
+        left = (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(left, 0.0), PATIENCE)
 
 
 def _told(error: Exception) -> str:
-    text = str(error).strip().rstrip(".")
+    """What went wrong, in one line that cannot steer a terminal: a server may have worded it."""
+    text = ascii(str(error).strip().rstrip(".")[:_TOLD])[1:-1]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from robustkit.models.http_client import TOKEN, Client, Reply, excerpt
 HINT = "What a server must answer stands in the page 'Attack a deployed classifier'."
 
 # Numbers that a server may say of itself: more would only fill the memory.
-_MOST = 100_000
+MOST = 100_000
 
 # What servers answer that have nothing to say to GET.
 _NOT_OFFERED = frozenset({404, 405, 501})
@@ -120,7 +120,7 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
 
 
 def _count(value: object) -> bool:
-    return type(value) is int and 1 <= value <= _MOST
+    return type(value) is int and 1 <= value <= MOST
 
 
 def _sizes(value: object) -> bool:
@@ -134,7 +134,7 @@ def _words(value: object) -> bool:
 _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "name": (_words, "a string"),
     "version": (_words, "a string"),
-    "classes": (_count, f"an integer from 1 to {_MOST:,}"),
+    "classes": (_count, f"an integer from 1 to {MOST:,}"),
     "shape": (_sizes, "[channels, height, width]"),
-    "batch": (_count, f"an integer from 1 to {_MOST:,}"),
+    "batch": (_count, f"an integer from 1 to {MOST:,}"),
 }

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,11 +143,19 @@ def trickles(handler: Handler) -> None:
 
 
 @contextlib.contextmanager
-def serving(book: Book) -> Iterator[Book]:
-    """A server that acts as a book says, on a port of its own."""
+def serving(
+    book: Book, *, host: str = "localhost", context: ssl.SSLContext | None = None
+) -> Iterator[Book]:
+    """A server that acts as a book says, on a port of its own; over TLS with a context."""
     handler = type("Bound", (Handler,), {"book": book})
-    with ThreadingHTTPServer(("localhost", 0), handler) as server:
-        book.url = f"http://localhost:{server.server_port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    kind = type("Server", (ThreadingHTTPServer,), {"address_family": family})
+    with kind((host, 0), handler) as server:
+        name = f"[{host}]" if ":" in host else host
+        book.url = f"http://{name}:{server.server_port}"
+        if context is not None:
+            book.url = book.url.replace("http", "https")
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.utils import formatdate
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ from tests.models.serving import (
     trickles,
 )
 
-QUICK = "#pause=0.01,timeout=0.4,retries=2"
+# A busy machine may leave any answer waiting: only what is about time-outs is impatient.
+QUICK = "#pause=0.01,retries=2"
+IMPATIENT = QUICK + ",timeout=0.4"
 
 
 @pytest.fixture
@@ -165,6 +168,19 @@ def test_a_rate_is_kept_whatever_the_batch(book: Book) -> None:
     assert remote(book, "#rate=3").batch == 3
 
 
+def test_processes_share_a_rate(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = remote(book, "#rate=50,batch=5")
+    model(images(15))
+    starts = [start for start, _ in book.times]
+    assert len(starts) == 3
+    assert all(later - before >= 0.195 for before, later in itertools.pairwise(starts))
+    assert remote(book, "#rate=6").batch == 3
+    for odd in ("", "0", "two"):
+        monkeypatch.setenv("WORLD_SIZE", odd)
+        assert remote(book, "#rate=6").batch == 6
+
+
 PASSING: list[Act] = [
     hangs_up,
     cuts_short,
@@ -178,7 +194,7 @@ PASSING: list[Act] = [
 
 @pytest.mark.parametrize("act", PASSING, ids=range(len(PASSING)))
 def test_a_failure_that_passes_is_tried_again_as_one_query(act: Act, book: Book) -> None:
-    model, inputs = remote(book), images()
+    model, inputs = remote(book, IMPATIENT), images()
     streams = Streams.of(seed=0, ids=torch.arange(5))
     meter = Meter(model, streams, queries=1)
     view = grant(meter, Access.DECISION)
@@ -206,11 +222,13 @@ def test_a_server_that_goes_away_is_lost_after_so_many_tries(book: Book) -> None
     assert pauses[1] >= 0.2
 
 
-def test_a_server_may_ask_for_patience(book: Book) -> None:
-    book.acts = [says(b"", status=429, Retry_After="1")]
+@pytest.mark.parametrize("later", [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)])
+def test_a_server_may_ask_for_patience(later: Callable[[], str], book: Book) -> None:
+    book.acts = [says(b"", status=429, Retry_After=later())]
     start = time.monotonic()
     remote(book)(images())
-    assert time.monotonic() - start >= 1
+    # Dates are told in whole seconds.
+    assert time.monotonic() - start >= 0.95
 
 
 def test_there_is_no_such_server() -> None:
@@ -316,15 +334,23 @@ def test_the_server_and_the_caller_must_agree(book: Book) -> None:
         ("http://[::1", "no address"),
         ("http://ho st", "no address"),
         ("http://host/\u00e9", "no address"),
+        ("http://host/\x7f", "no address"),
+        ("http://a..b", "no address: .*part of its name is empty"),
+        (f"https://{'a' * 70}.org", "no address: .*part of its name is empty"),
         ("http://me:secret@host", "ROBUSTKIT_HTTP_TOKEN"),
+        ("http://me:secret@a..b", "ROBUSTKIT_HTTP_TOKEN"),
         ("http://host#colour=3", "'colour=3' is no option.*classes, batch, rate"),
         ("http://host#3", "'3' is no option"),
         ("http://host#rate", "'rate' is not allowed: rate is a number"),
         ("http://host#rate=0", "'rate=0' is not allowed"),
         ("http://host#rate=nan", "'rate=nan' is not allowed"),
         ("http://host#timeout=inf", "'timeout=inf' is not allowed"),
-        ("http://host#batch=1.5", "batch is a whole number, at least 1"),
-        ("http://host#retries=-1", "retries is a whole number, at least 0"),
+        ("http://host#batch=1.5", "batch is a whole number from 1 to 100,000"),
+        ("http://host#retries=-1", "retries is a whole number from 0 to 1,000"),
+        ("http://host#retries=1025", "retries is a whole number from 0 to 1,000"),
+        ("http://host#timeout=1e12", "timeout is a number from 0.001 to 86,400"),
+        ("http://host#pause=61", "pause is a number from 0 to 60"),
+        ("http://host#classes=100001", "classes is a whole number from 1 to 100,000"),
         ("https://host#retries=x", "'retries=x' is not allowed"),
     ],
 )
