@@ -101,6 +101,7 @@ THOROUGH: tuple[_Words, ...] = (
 # Without gradients; the norm decides, and the first that fits is run.
 LABELS: tuple[_Words, ...] = (("cgba", {}, None), ("rays", {}, None))
 LABELS_TARGETED: tuple[_Words, ...] = (("cgba-h", {}, None), ("hop-skip-jump", {}, None))
+SCORES: tuple[_Words, ...] = (("square", {}, None),)
 
 PLANS: Mapping[str, tuple[_Words, ...]] = MappingProxyType(
     {"fast": FAST, "standard": STANDARD, "thorough": THOROUGH}
@@ -144,6 +145,8 @@ def plan(name: str, threat: ThreatModel) -> list[Line]:
     words = PLANS[name]
     if threat.access < Access.GRADIENT:
         words = LABELS if isinstance(threat.goal, Untargeted) else LABELS_TARGETED
+    if threat.access is Access.SCORE:
+        words = (*SCORES, *words)
     lines = [
         Line(name=attack, attack=build(attack, options), lead_left=left)
         for attack, options, left in words

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from robustkit.evaluation import plans
 from robustkit.evaluation.plans import Line
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
+from robustkit.threat_models import Access, load
 from tests.evaluation.victims import digits, threat, victim
 
 
@@ -217,3 +219,18 @@ def test_the_report_with_all_of_it_is_valid_json(model: CNN) -> None:
     table = json.loads(report.to_json())
     assert {"passes", "eps"} <= table["curves"].keys()
     assert table["attacks"][3]["lead_left"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("norm", "access", "attack"),
+    [
+        ("linf", Access.SCORE, "square"),
+        ("l2", Access.SCORE, "square"),
+        ("linf", Access.DECISION, "rays"),
+        ("l2", Access.DECISION, "cgba"),
+    ],
+)
+def test_a_plan_uses_all_that_the_threat_grants(norm: str, access: Access, attack: str) -> None:
+    adversary = replace(load(norm), access=access)
+    for name in plans.PLANS:
+        assert [line.name for line in plans.plan(name, adversary)] == [attack]
