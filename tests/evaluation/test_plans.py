@@ -233,4 +233,4 @@ def test_the_report_with_all_of_it_is_valid_json(model: CNN) -> None:
 def test_a_plan_uses_all_that_the_threat_grants(norm: str, access: Access, attack: str) -> None:
     adversary = replace(load(norm), access=access)
     for name in plans.PLANS:
-        assert [line.name for line in plans.plan(name, adversary)] == [attack]
+        assert plans.plan(name, adversary)[-1].name == attack
