@@ -182,7 +182,7 @@ class Drawn(Standing):
 
     def __init__(self, data: LabelledImages, records: Records, plan: Plan) -> None:
         """Args: examples, the records of a run of which the clean pass is complete, its plan."""
-        super().__init__(data, records)
+        super().__init__(data, records, plan)
         count = len(data)
         self.right_draws = torch.zeros(count, dtype=torch.int64)
         # By whether stand-ins had a part: draws that were reached, for choosing and fresh ones.
@@ -193,7 +193,6 @@ class Drawn(Standing):
         # Fresh draws of the clean image that were neither right nor what the adversary wants, such
         # as refusals: they count as not robust whatever it does.
         self._lost = torch.zeros(count, dtype=torch.int64)
-        self._plan = plan
         # Nobody can say after how many passes an example has fallen that falls now and then.
         self.passes = torch.full((count,), torch.nan)
         for group in records.stage(-1):
@@ -206,12 +205,9 @@ class Drawn(Standing):
                 self.selected[way][group.rows] = torch.tensor(group.selected)
                 self.scored[way][group.rows] = torch.tensor(group.scored)
 
-    def take(self, stage: int, groups: Sequence[Group]) -> None:
-        """Take in what one attack did."""
-        before = self.broken_by.clone()
-        super().take(stage, groups)
-        self.broken_by = before
-        line = self._plan[stage]
+    def _fell(self, stage: int, groups: Sequence[Group]) -> None:
+        """Note the best points of one attack, and which examples most fresh draws fall for."""
+        line = self.plan[stage]
         way = by_stand_in(line.through)
         averages = isinstance(line.attack, EOT) and line.attack.average > 1
         for group in groups:
@@ -221,9 +217,10 @@ class Drawn(Standing):
             self.selected[way][rows[better]] = found[better]
             self.scored[way][rows[better]] = fresh[better]
             self._gained[way][rows[better]] |= averages
-            most = 2 * self._withstood()[rows] <= DRAWS
-            fell = rows[better & most & (2 * self.right_draws[rows] > DRAWS)]
-            self.broken_by[fell[self.broken_by[fell] < 0]] = stage
+        fallen = (2 * self._withstood() <= DRAWS) & (2 * self.right_draws > DRAWS)
+        # The next point may be chosen by other draws and do worse on the fresh ones.
+        self.broken_by[~fallen] = -1
+        self.broken_by[fallen & (self.broken_by < 0)] = stage
 
     @property
     def rows(self) -> Tensor:

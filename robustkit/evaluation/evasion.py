@@ -347,6 +347,5 @@ def _run(engine: Engine, lines: Plan, reference_n: int | None) -> None:
 
 def _standing(engine: Engine, lines: Plan) -> Standing:
     """The examples as they stand after the clean pass."""
-    if engine.jury is not None:
-        return Drawn(engine.data, engine.records, lines)
-    return Standing(engine.data, engine.records)
+    kind = Standing if engine.jury is None else Drawn
+    return kind(engine.data, engine.records, lines)

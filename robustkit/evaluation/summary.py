@@ -9,7 +9,7 @@ from torch import Tensor
 from robustkit.attacks import describe
 from robustkit.data import LabelledImages
 from robustkit.evaluation.plans import Line, Plan, by_stand_in
-from robustkit.evaluation.records import Group, Records
+from robustkit.evaluation.records import Group, Records, finite
 from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, Flag, PassesPoint
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
@@ -71,19 +71,24 @@ class Scores:
 class Standing:
     """Which examples still stand, example by example, as groups of records come in."""
 
-    def __init__(self, data: LabelledImages, records: Records) -> None:
-        """Args: the examples, and the records of a run of which the clean pass is complete."""
+    def __init__(self, data: LabelledImages, records: Records, plan: Plan) -> None:
+        """Args: examples, the records of a run of which the clean pass is complete, its plan."""
         self.clean_label = torch.full((len(data),), -1)
         self.broken_by = torch.full((len(data),), -1)
         # By whether a stand-in had a part in it.
         self.fallen = {way: torch.zeros(len(data), dtype=torch.bool) for way in (False, True)}
         self.outcomes: list[dict[int, str]] = []
         self.labels = data.labels
-        self.distance = torch.full((len(data),), torch.inf, dtype=torch.float64)
+        self.plan = plan
+        # The smallest change found at all, and that of the point by which an example fell.
+        self.nearest = _each(data, torch.inf)
+        self.decisive = _each(data, torch.inf)
+        # Answers seen until an example fell; NaN where foreign code cannot tell.
+        self.queries = _each(data, 0.0)
         # The clean pass is one, and so is each judgement.
-        self.passes = torch.ones(len(data))
-        self.clean_lead = torch.full((len(data),), torch.nan)
-        self.best_lead = torch.full((len(data),), -torch.inf)
+        self.passes = _each(data, 1.0)
+        self.clean_lead = _each(data, torch.nan)
+        self.best_lead = _each(data, -torch.inf)
         for group in records.stage(-1):
             self.clean_label[group.rows] = torch.tensor(group.labels)
             self.clean_lead[group.rows] = _values(group.lead, torch.nan)
@@ -91,24 +96,40 @@ class Standing:
     def take(self, stage: int, groups: Sequence[Group]) -> None:
         """Take in what one attack did."""
         outcomes: dict[int, str] = {}
+        stood = self.broken_by < 0
+        found = torch.full_like(self.nearest, torch.inf)
+        spent = torch.zeros_like(self.queries)
         for group in groups:
-            outcome = group.outcome or []
-            outcomes.update(zip(group.rows, outcome, strict=True))
-            found = torch.tensor([torch.inf if d is None else d for d in group.distance or []])
-            self.distance[group.rows] = self.distance[group.rows].minimum(found.double())
+            outcomes.update(zip(group.rows, group.outcome or [], strict=True))
+            found[group.rows] = _values(group.distance, torch.inf)
+            spent[group.rows] = _values(group.queries, torch.nan)
             self.passes[group.rows] += _values(group.passes, torch.nan) + 1
             if group.lead is not None:
                 lead = _values(group.lead, -torch.inf)
                 self.best_lead[group.rows] = self.best_lead[group.rows].maximum(lead)
+        self.outcomes.append(outcomes)
+        self._fell(stage, groups)
+        # Measuring distances, and attacks through stand-ins, come by at examples again that have
+        # fallen before: what fell has its distance and its queries from when it did.
+        self.nearest = self.nearest.minimum(found)
+        self.queries += spent.where(stood, 0.0)
+        self.decisive = found.where(stood & (self.broken_by >= 0), self.decisive)
+
+    def _fell(self, stage: int, groups: Sequence[Group]) -> None:
+        """Note which examples one attack broke."""
+        for group in groups:
             fallen = [
-                row for row, word in zip(group.rows, outcome, strict=True) if word == "broken"
+                row
+                for row, word in zip(group.rows, group.outcome or [], strict=True)
+                if word == "broken"
             ]
             self.fallen[by_stand_in(group.through)][fallen] = True
-            # Measuring distances, and attacks through stand-ins, come by at examples again that
-            # have fallen before.
-            first = [row for row in fallen if self.broken_by[row] < 0]
-            self.broken_by[first] = stage
-        self.outcomes.append(outcomes)
+            self.broken_by[[row for row in fallen if self.broken_by[row] < 0]] = stage
+
+    @property
+    def distance(self) -> Tensor:
+        """(N,) how far the decisive point is; for who stands, the nearest that is known."""
+        return self.decisive.where(self.broken_by >= 0, self.nearest)
 
     @property
     def rows(self) -> Tensor:
@@ -172,16 +193,16 @@ def tally(
     standing: Standing,
 ) -> Tally:
     """Add up a finished run; `standing` has taken in nothing but the clean pass."""
-    rows = []
-    queries: list[int | None] = [0] * len(data)
     spent_when_broken: list[float] = []
-    for stage, line in enumerate(plan):
-        groups = records.stage(stage)
-        standing.take(stage, groups)
+    for stage in range(len(plan)):
+        standing.take(stage, records.stage(stage))
         spent_when_broken += standing.passes[standing.broken_by == stage].tolist()
-        rows.append(_attack_row(line, groups, int((standing.broken_by == stage).sum())))
-        _add_queries(queries, groups)
+    rows = [
+        _attack_row(line, records.stage(stage), int((standing.broken_by == stage).sum()))
+        for stage, line in enumerate(plan)
+    ]
     statuses: list[Status] = [standing.status(row) for row in range(len(data))]
+    distances, queries = finite(standing.distance), finite(standing.queries)
     examples = tuple(
         ExampleRow(
             id=int(data.ids[row]),
@@ -189,8 +210,8 @@ def tally(
             clean_label=int(standing.clean_label[row]),
             status=statuses[row],
             attack=plan[by].name if (by := int(standing.broken_by[row])) >= 0 else None,
-            distance=_finite(float(standing.distance[row])),
-            queries=queries[row],
+            distance=distances[row],
+            queries=None if (asked := queries[row]) is None else int(asked),
         )
         for row in range(len(data))
     )
@@ -207,7 +228,7 @@ def tally(
         scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
         violations=sum(row.violations for row in rows),
         over_passes=_over_passes(spent_when_broken, standing, wrong),
-        distances=torch.where(standing.clean_label == standing.labels, standing.distance, 0.0),
+        distances=torch.where(standing.clean_label == standing.labels, standing.nearest, 0.0),
     )
 
 
@@ -273,13 +294,6 @@ def _queries(group: Group) -> int:
     return sum(known) if len(known) == len(group.rows) else group.forward
 
 
-def _add_queries(queries: list[int | None], groups: Sequence[Group]) -> None:
-    for group in groups:
-        for row, spent in zip(group.rows, group.queries or [], strict=True):
-            before = queries[row]
-            queries[row] = None if before is None or spent is None else before + spent
-
-
 def _cost(records: Records, plan: Plan) -> Cost:
     apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
     groups = [group for group in records.groups if group.stage not in apart]
@@ -292,12 +306,14 @@ def _cost(records: Records, plan: Plan) -> Cost:
     )
 
 
+def _each(data: LabelledImages, value: float) -> Tensor:
+    return torch.full((len(data),), value, dtype=torch.float64)
+
+
 def _values(values: Sequence[float | None] | None, missing: float) -> Tensor:
-    return torch.tensor([missing if value is None else value for value in values or []])
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
+    """(N,) recorded values; one for all where nothing was recorded."""
+    found = [missing] if values is None else [missing if one is None else one for one in values]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def attack_flags(plan: Plan, goal: Goal, classes: int, result: Tally) -> list[Flag]:
