@@ -254,7 +254,8 @@ class Engine:
                 distance=distances,
                 queries=[None] * count if bill.queries is None else bill.queries.tolist(),
                 passes=[None] * count if bill.passes is None else bill.passes.tolist(),
-                lead=None if bill.lead is None else finite(bill.lead),
+                # Who minimises sees leads outside the set too: they say nothing about its inside.
+                lead=None if bill.lead is None or line.attack.minimises else finite(bill.lead),
                 aims=None if bill.aims is None else bill.aims.tolist(),
                 nearest=nearest,
                 points=where,

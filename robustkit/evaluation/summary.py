@@ -10,10 +10,9 @@ from robustkit.attacks import describe
 from robustkit.data import LabelledImages
 from robustkit.evaluation.plans import Line, Plan, by_stand_in
 from robustkit.evaluation.records import Group, Records, finite
-from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, Flag, PassesPoint
+from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, PassesPoint
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
-from robustkit.threat_models import Access, Goal, Untargeted
 
 # The share of a lead from which on no attack is taken to have moved the example.
 _UNMOVED = 0.98
@@ -314,39 +313,3 @@ def _values(values: Sequence[float | None] | None, missing: float) -> Tensor:
     """(N,) recorded values; one for all where nothing was recorded."""
     found = [missing] if values is None else [missing if one is None else one for one in values]
     return torch.tensor(found, dtype=torch.float64)
-
-
-def attack_flags(plan: Plan, goal: Goal, classes: int, result: Tally) -> list[Flag]:
-    """What the reader should know about the attacks that ran."""
-    flags = []
-    for row in result.references:
-        if row.broken:
-            text = (
-                f"The reference {row.name} broke {row.broken} of {row.examples_in} examples that "
-                "the attacks before it had left standing. They count as broken; run a longer plan."
-            )
-            flags.append(Flag(id="reference-broke-more", severity="warn", message=text))
-    foreign = [line.name for line in plan if not line.attack.order_free]
-    if foreign:
-        text = f"Results of {', '.join(foreign)} may depend on which examples share a batch."
-        flags.append(Flag(id="foreign-attack", severity="info", message=text))
-    if classes < 4 and any(getattr(line.attack, "loss", None) == "dlr" for line in plan):
-        text = (
-            f"With {classes} classes the difference of logits ratio is not defined for every goal; "
-            "the margin was used there."
-        )
-        flags.append(Flag(id="dlr-fallback", severity="info", message=text))
-    chosen = [line.name for line in plan if line.attack.access == Access.DECISION]
-    if chosen and not isinstance(goal, Untargeted):
-        text = (
-            f"{', '.join(chosen)} start from images of the target class that are chosen among the "
-            "evaluated ones: with other examples the results may differ."
-        )
-        flags.append(Flag(id="owned-images", severity="info", message=text))
-    for line in plan:
-        dropped = getattr(line.attack, "dropped", None)
-        for part, reason in dropped(classes) if dropped else ():
-            flags.append(
-                Flag(id="part-dropped", severity="info", message=f"{line.name}: {part}: {reason}")
-            )
-    return flags
