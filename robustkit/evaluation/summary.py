@@ -31,7 +31,8 @@ class Tally:
         cost: Clean pass, search and judging together.
         scores: The accuracies.
         violations: Examples for which an attack returned something that is not allowed.
-        over_passes: Robust accuracy over passes per example; None where foreign code cannot tell.
+        over_passes: Robust accuracy over passes per example, without references; None where foreign
+            code cannot tell.
         distances: (N,) float64, the smallest change found of each example: 0 where it was wrong
             before any attack, infinite where none was found.
     """
@@ -84,7 +85,7 @@ class Standing:
         self.decisive = _each(data, torch.inf)
         # Answers seen until an example fell; NaN where foreign code cannot tell.
         self.queries = _each(data, 0.0)
-        # The clean pass is one, and so is each judgement.
+        # The clean pass is one, and so is each judgement; references are apart.
         self.passes = _each(data, 1.0)
         self.clean_lead = _each(data, torch.nan)
         self.best_lead = _each(data, -torch.inf)
@@ -102,7 +103,8 @@ class Standing:
             outcomes.update(zip(group.rows, group.outcome or [], strict=True))
             found[group.rows] = _values(group.distance, torch.inf)
             spent[group.rows] = _values(group.queries, torch.nan)
-            self.passes[group.rows] += _values(group.passes, torch.nan) + 1
+            if self.plan[stage].role != "reference":
+                self.passes[group.rows] += _values(group.passes, torch.nan) + 1
             if group.lead is not None:
                 lead = _values(group.lead, -torch.inf)
                 self.best_lead[group.rows] = self.best_lead[group.rows].maximum(lead)
@@ -193,8 +195,10 @@ def tally(
 ) -> Tally:
     """Add up a finished run; `standing` has taken in nothing but the clean pass."""
     spent_when_broken: list[float] = []
-    for stage in range(len(plan)):
+    for stage, line in enumerate(plan):
         standing.take(stage, records.stage(stage))
+        if line.role == "reference":
+            continue
         spent_when_broken += standing.passes[standing.broken_by == stage].tolist()
     rows = [
         _attack_row(line, records.stage(stage), int((standing.broken_by == stage).sum()))

@@ -44,3 +44,12 @@ def test_leads_outside_the_set_are_not_recorded(model: CNN, tmp_path: Path) -> N
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     known = {group["stage"]: group["lead"] is not None for group in map(json.loads, lines)}
     assert known == {-1: True, 0: True, 1: False}
+
+
+@pytest.mark.parametrize("reference", ["pgd", "foolbox:LinfFastGradientAttack"])
+def test_a_reference_is_apart_from_the_curve_over_passes(reference: str, model: CNN) -> None:
+    weak = PGD(steps=1, step_size=1e-9, random_start=False)
+    alone = evaluate(model, digits(8), threat(), attacks=[weak])
+    report = evaluate(model, digits(8), threat(), attacks=[weak], reference=reference)
+    assert report.robust_accuracy.value < alone.robust_accuracy.value
+    assert report.curves.passes == alone.curves.passes is not None
