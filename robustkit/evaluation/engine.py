@@ -189,8 +189,10 @@ class Engine:
         points = attack.run(view, self.inputs(rows), wanted, self.threat.allowed, streams=streams)
         bill = Bill.whole(meter.ledger)
         nearest = None
-        if meter.observer is not None and meter.ledger.attributed:
-            found = trace.smallest(marks(self.threat)).tolist()
+        noted = marks(self.threat)
+        # Without a budget there is no mark at which to note anything.
+        if noted and meter.observer is not None and meter.ledger.attributed:
+            found = trace.smallest(noted).tolist()
             nearest = [[d if d < float("inf") else None for d in row] for row in found]
         self.judge(stage, line, rows, points, bill, lap, wanted, nearest)
 

@@ -55,6 +55,8 @@ def report_of(
             robust=robust,
             total=len(data),
             measured=(*found.flags, *diagnosis.flags),
+            violations=result.violations,
+            violators=[row.name for row in (*result.attacks, *result.references) if row.violations],
             tally=scores.tally,
             draws=scores.draws,
         ),

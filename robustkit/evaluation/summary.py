@@ -179,6 +179,12 @@ class Standing:
             worst=_share(right & (self.broken_by < 0)),
         )
 
+    @property
+    def violations(self) -> int:
+        """How many examples some attack handed back as the threat does not allow."""
+        words = [word for outcomes in self.outcomes for word in outcomes.items()]
+        return len({row for row, word in words if word == "violation"})
+
     def unbroken_status(self, row: int) -> Status:
         """`violation`, `not_started` or `robust`, by what the attacks have handed back."""
         tried = [outcomes[row] for outcomes in self.outcomes if row in outcomes]
@@ -229,7 +235,7 @@ def tally(
         ),
         cost=_cost(records, plan),
         scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
-        violations=sum(row.violations for row in rows),
+        violations=standing.violations,
         over_passes=_over_passes(spent_when_broken, standing, wrong),
         distances=torch.where(standing.clean_label == standing.labels, standing.nearest, 0.0),
     )

@@ -10,6 +10,7 @@ from robustkit import evaluate
 from robustkit.attacks import FGSM, PGD
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
+from tests.evaluation.cheats import Cheat
 from tests.evaluation.victims import digits, threat
 
 
@@ -53,3 +54,14 @@ def test_a_reference_is_apart_from_the_curve_over_passes(reference: str, model: 
     report = evaluate(model, digits(8), threat(), attacks=[weak], reference=reference)
     assert report.robust_accuracy.value < alone.robust_accuracy.value
     assert report.curves.passes == alone.curves.passes is not None
+
+
+def test_violations_are_examples_and_not_events(model: CNN) -> None:
+    cheats = [Cheat(way="outside"), Cheat(way="nan")]
+    report = evaluate(model, digits(6), threat(), attacks=cheats)
+    tried = report.attacks[0].examples_in
+    assert [row.violations for row in report.attacks] == [tried, tried]
+    assert report.violations == tried
+    (told,) = (flag.message for flag in report.flags if flag.id == "F6")
+    assert f"{tried} examples came back" in told
+    assert "(Cheat)" in told
