@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -265,6 +266,11 @@ def _extra_lines(
 ) -> list[Line]:
     """What measures distances for a curve over the radius, and the reference."""
     extra = []
+    for radius in radii:
+        if not 0 <= radius < math.inf:
+            raise BadInput(
+                f"The sweep has the radius {radius}; each must be a finite number, 0 or larger."
+            )
     if radii:
         if not isinstance(threat.perturbation, LpBall):
             raise BadInput(
@@ -286,7 +292,10 @@ def _over_eps(
 ) -> tuple[EpsPoint, ...] | None:
     if not radii or not isinstance(threat.perturbation, LpBall):
         return None
-    return eps_curve(distances, [*radii, threat.perturbation.radius], _slack(threat, images))
+    own = threat.perturbation.radius
+    if math.isfinite(own):
+        radii = [*radii, own]
+    return eps_curve(distances, radii, _slack(threat, images))
 
 
 def _slack(threat: ThreatModel, images: LabelledImages) -> float:
