@@ -201,7 +201,8 @@ def test_few_classes_work_with_the_ratio_of_logits(classes: int) -> None:
     images = digits(360)
     few = images.take(images.labels < classes).first(20)
     report = evaluate(victim(classes), few, threat(), attacks=["fgsm", PGD(loss="dlr", steps=10)])
-    assert ids(report) == {"dlr-fallback"}
+    # Untargeted, it needs three.
+    assert ids(report) == ({"dlr-fallback"} if classes == 2 else set())
     assert report.model.classes == classes
     assert 0 < report.robust_accuracy.value < 1
     standard = evaluate(victim(classes), few, threat())
