@@ -60,7 +60,7 @@ def report_of(
             tally=scores.tally,
             draws=scores.draws,
         ),
-        *attack_flags(plan, threat.goal, found.classes, result),
+        *attack_flags(plan, threat, found.classes, result, over_queries=curves.queries is not None),
     ]
     return EvasionReport(
         command=command,

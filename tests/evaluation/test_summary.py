@@ -1,15 +1,24 @@
 """What a report sums up: each number about the examples and attacks that it names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from robustkit import evaluate
-from robustkit.attacks import FGSM, PGD
+from robustkit.attacks import APGD, FGSM, FMN, PGD, EvasionAttack, Stepwise
+from robustkit.attacks._eot import EOT
+from robustkit.errors import BadInput
+from robustkit.evaluation.flags_attacks import attack_flags
+from robustkit.evaluation.plans import Line
+from robustkit.evaluation.records import Group, Records
+from robustkit.evaluation.summary import Standing, tally
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
+from robustkit.threat_models import Budget, load, parse_goal
 from tests.evaluation.cheats import Cheat
 from tests.evaluation.victims import digits, threat
 
@@ -65,3 +74,59 @@ def test_violations_are_examples_and_not_events(model: CNN) -> None:
     (told,) = (flag.message for flag in report.flags if flag.id == "F6")
     assert f"{tried} examples came back" in told
     assert "(Cheat)" in told
+
+
+@pytest.mark.parametrize(
+    ("attack", "goal", "needed"),
+    [
+        (PGD(loss="dlr"), "untargeted", 3),
+        (EOT(attack=PGD(loss="dlr")), "untargeted", 3),
+        (APGD(loss="dlr", targets=2), "untargeted", 4),
+        (PGD(loss="dlr"), "targeted", 4),
+        (PGD(loss="margin"), "targeted", 0),
+    ],
+)
+def test_the_ratio_of_logits_is_said_to_be_replaced_where_it_is(
+    attack: Stepwise[Any], goal: str, needed: int
+) -> None:
+    adversary = replace(threat(), goal=parse_goal(goal))
+    plan = [Line(name="pgd", attack=attack)]
+    result = tally(digits(1), asked(), plan, Standing(digits(1), asked(), plan))
+    for classes in (2, 3, 4):
+        found = attack_flags(plan, adversary, classes, result)
+        assert [flag.id for flag in found] == ["dlr-fallback"] * (classes < needed)
+
+
+def asked() -> Records:
+    """One digit that the model is right about."""
+    records = Records(None, {})
+    label = digits(1).labels.tolist()
+    records.add(Group(stage=-1, rows=[0], labels=label, forward=1, rows_run=1, seconds=0.0))
+    return records
+
+
+def test_a_budget_that_several_attacks_have_is_said(model: CNN) -> None:
+    adversary = replace(load("linf-decision"), budget=Budget(queries=20))
+
+    def run(attacks: list[str | EvasionAttack[Any]]) -> dict[str, str]:
+        report = evaluate(model, digits(2), adversary, attacks=attacks)
+        assert report.curves.queries is not None
+        return {flag.id: flag.message for flag in report.flags}
+
+    assert "budget-per-attack" not in run(["rays"])
+    told = run(["rays", "hop-skip-jump"])["budget-per-attack"]
+    assert "Each of 2 attacks may ask 20 times" in told
+    assert "show rays alone" in told
+
+
+@pytest.mark.parametrize("radius", [-0.1, float("nan"), float("inf")])
+def test_a_radius_that_no_curve_can_have_is_refused_before_the_run(radius: float) -> None:
+    with pytest.raises(BadInput, match="finite number"):
+        evaluate("nowhere.py:make", "nowhere.npz", "linf", eps_sweep=[0.1, radius])
+
+
+def test_an_endless_radius_is_no_point_of_a_sweep(model: CNN) -> None:
+    endless = threat().with_radius(float("inf"))
+    report = evaluate(model, digits(2), endless, attacks=[FMN(steps=5)], eps_sweep=[0.1])
+    assert [point.eps for point in report.curves.eps or ()] == [0.1]
+    assert json.loads(report.to_json())["curves"]["eps"]
