@@ -31,7 +31,7 @@ class Poll:
 
     Attributes:
         wins: (N,) int64, how many draws reached the objective.
-        right: (N,) int64, how many named the right class.
+        right: (N,) int64, how many named the right class, or a set with it.
         labels: (N,) int64, the most frequent answer; -1 for a refusal.
     """
 
@@ -92,7 +92,7 @@ class Jury:
             purpose: `select` or `score`: their draws have nothing in common.
         """
         everyone = self.streams(rows, purpose)
-        reached, named = [], []
+        reached, right, named = [], [], []
         # All draws of all points one after the other, in full batches.
         numbers = torch.arange(DRAWS * len(rows), device=points.device)
         for part in torch.split(numbers, self.width):
@@ -103,13 +103,14 @@ class Jury:
                 found = answer(
                     self.model, padded(points[places], self.width), streams.on_lanes(draws)
                 ).take(slice(0, len(part)))
-            reached.append(wanted.take(places).reached(found))
+            asked = wanted.take(places)
+            reached.append(asked.reached(found))
+            right.append(found.right(asked.labels))
             named.append(found.labels)
-        labels = torch.cat(named).reshape(DRAWS, len(rows))
         return Poll(
             wins=torch.cat(reached).reshape(DRAWS, len(rows)).sum(0),
-            right=(labels == wanted.labels).sum(0),
-            labels=labels.mode(0).values,
+            right=torch.cat(right).reshape(DRAWS, len(rows)).sum(0),
+            labels=torch.cat(named).reshape(DRAWS, len(rows)).mode(0).values,
         )
 
     def _rows_run(self, points: int) -> int:
@@ -204,6 +205,7 @@ class Drawn(Standing):
             for way in (False, True):
                 self.selected[way][group.rows] = torch.tensor(group.selected)
                 self.scored[way][group.rows] = torch.tensor(group.scored)
+        self.was_right = 2 * self.right_draws > DRAWS
 
     def _fell(self, stage: int, groups: Sequence[Group]) -> None:
         """Note the best points of one attack, and which examples most fresh draws fall for."""
@@ -217,7 +219,7 @@ class Drawn(Standing):
             self.selected[way][rows[better]] = found[better]
             self.scored[way][rows[better]] = fresh[better]
             self._gained[way][rows[better]] |= averages
-        fallen = (2 * self._withstood() <= DRAWS) & (2 * self.right_draws > DRAWS)
+        fallen = (2 * self._withstood() <= DRAWS) & self.was_right
         # The next point may be chosen by other draws and do worse on the fresh ones.
         self.broken_by[~fallen] = -1
         self.broken_by[fallen & (self.broken_by < 0)] = stage
@@ -243,7 +245,7 @@ class Drawn(Standing):
 
     def status(self, row: int) -> Status:
         """`misclassified`, `broken`, `violation`, `not_started` or `robust`, by most draws."""
-        if 2 * int(self.right_draws[row]) <= DRAWS:
+        if not self.was_right[row]:
             return "misclassified"
         if 2 * int(self._withstood()[row]) <= DRAWS:
             return "broken"

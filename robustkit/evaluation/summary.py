@@ -74,11 +74,11 @@ class Standing:
     def __init__(self, data: LabelledImages, records: Records, plan: Plan) -> None:
         """Args: examples, the records of a run of which the clean pass is complete, its plan."""
         self.clean_label = torch.full((len(data),), -1)
+        self.was_right = torch.zeros(len(data), dtype=torch.bool)
         self.broken_by = torch.full((len(data),), -1)
         # By whether a stand-in had a part in it.
         self.fallen = {way: torch.zeros(len(data), dtype=torch.bool) for way in (False, True)}
         self.outcomes: list[dict[int, str]] = []
-        self.labels = data.labels
         self.plan = plan
         # The smallest change found at all, and that of the point by which an example fell.
         self.nearest = _each(data, torch.inf)
@@ -90,7 +90,13 @@ class Standing:
         self.clean_lead = _each(data, torch.nan)
         self.best_lead = _each(data, -torch.inf)
         for group in records.stage(-1):
-            self.clean_label[group.rows] = torch.tensor(group.labels)
+            named = torch.tensor(group.labels)
+            self.clean_label[group.rows] = named
+            self.was_right[group.rows] = (
+                named == data.labels[group.rows]
+                if group.right is None
+                else torch.tensor(group.right) > 0
+            )
             self.clean_lead[group.rows] = _values(group.lead, torch.nan)
 
     def take(self, stage: int, groups: Sequence[Group]) -> None:
@@ -135,12 +141,12 @@ class Standing:
     @property
     def rows(self) -> Tensor:
         """(M,) positions of the examples that no attack has broken and that were right at first."""
-        return ((self.clean_label == self.labels) & (self.broken_by < 0)).nonzero()[:, 0]
+        return (self.was_right & (self.broken_by < 0)).nonzero()[:, 0]
 
     @property
     def right(self) -> Tensor:
         """(M,) positions of the examples that were right at first."""
-        return (self.clean_label == self.labels).nonzero()[:, 0]
+        return self.was_right.nonzero()[:, 0]
 
     def left(self, line: Line) -> Tensor:
         """(M,) the rows that a line of the plan is given.
@@ -162,7 +168,7 @@ class Standing:
 
     def status(self, row: int) -> Status:
         """`misclassified`, `broken`, `violation`, `not_started` or `robust`."""
-        if int(self.clean_label[row]) != int(self.labels[row]):
+        if not self.was_right[row]:
             return "misclassified"
         if int(self.broken_by[row]) >= 0:
             return "broken"
@@ -170,7 +176,7 @@ class Standing:
 
     def scores(self, *, stand_ins: bool) -> Scores:
         """The accuracies; `stand_ins`: whether the model has any."""
-        right = self.clean_label == self.labels
+        right = self.was_right
         by_way = {way: right & ~fallen for way, fallen in self.fallen.items()}
         return Scores(
             clean=_share(right),
@@ -237,7 +243,7 @@ def tally(
         scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
         violations=standing.violations,
         over_passes=_over_passes(spent_when_broken, standing, wrong),
-        distances=torch.where(standing.clean_label == standing.labels, standing.nearest, 0.0),
+        distances=standing.nearest.where(standing.was_right, 0.0),
     )
 
 
@@ -264,7 +270,7 @@ def _over_passes(
     spent_when_broken: Sequence[float], standing: Standing, wrong: int
 ) -> tuple[PassesPoint, ...] | None:
     """Robust accuracy if every example were given up after so many passes; None if unknown."""
-    count = len(standing.labels)
+    count = len(standing.passes)
     if not bool(standing.passes.isfinite().all()):
         return None
     falls = torch.tensor(sorted(spent_when_broken))

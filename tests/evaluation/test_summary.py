@@ -21,6 +21,7 @@ from robustkit.report import EvasionReport
 from robustkit.threat_models import Budget, load, parse_goal
 from tests.evaluation.cheats import Cheat
 from tests.evaluation.victims import digits, threat
+from tests.oracles import LabelSets
 
 
 def test_a_broken_example_tells_of_the_attack_that_broke_it(model: CNN, tmp_path: Path) -> None:
@@ -130,3 +131,20 @@ def test_an_endless_radius_is_no_point_of_a_sweep(model: CNN) -> None:
     report = evaluate(model, digits(2), endless, attacks=[FMN(steps=5)], eps_sweep=[0.1])
     assert [point.eps for point in report.curves.eps or ()] == [0.1]
     assert json.loads(report.to_json())["curves"]["eps"]
+
+
+@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=1)])
+def test_a_set_with_the_right_label_is_right_from_the_start(
+    attack: EvasionAttack[Any], model: CNN, tmp_path: Path
+) -> None:
+    def run(width: float, *, resume: bool = False) -> list[str]:
+        sets = LabelSets(model, width)
+        out = tmp_path / f"{width}"
+        report = evaluate(sets, wrong, threat(), attacks=[attack], out=out, resume=resume)
+        assert report.clean_accuracy.value == report.attacks[0].examples_in / len(wrong)
+        return [example.status for example in report.examples]
+
+    images = digits(6)
+    wrong = images.relabelled((images.labels + 1) % 10)
+    assert run(1e9) == run(1e9, resume=True) == ["robust"] * 6
+    assert set(run(0.0)) == {"misclassified"}
