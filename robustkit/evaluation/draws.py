@@ -260,7 +260,7 @@ class Drawn(Standing):
             direct=mean_share(self._counted(DRAWS - self.scored[False])),
             surrogate=mean_share(self._counted(DRAWS - self.scored[True])) if stand_ins else None,
             worst=mean_share(worst),
-            draws=summed_up(worst),
+            draws=summed_up(worst, self.was_right),
             tally=1 - float(chosen.double().mean()) / DRAWS,
         )
 
@@ -282,12 +282,18 @@ def mean_share(draws: Tensor) -> Interval:
     return wilson(float(draws.sum()) / DRAWS, len(draws))
 
 
-def summed_up(withstood: Tensor) -> Draws:
-    """What a report says of (N,) numbers of draws withstood."""
+def summed_up(withstood: Tensor, right: Tensor) -> Draws:
+    """What a report says of (N,) numbers of draws withstood.
+
+    Args:
+        withstood: The numbers.
+        right: (N,) bool: whether most draws were right about the clean image; where not, an example
+            has been lost already, and lucky draws of a changed one win nothing back.
+    """
     count = len(withstood)
     return Draws(
         count=DRAWS,
         mean=mean_share(withstood),
-        majority=wilson(int((2 * withstood > DRAWS).sum()), count),
-        all=wilson(int((withstood == DRAWS).sum()), count),
+        majority=wilson(int((right & (2 * withstood > DRAWS)).sum()), count),
+        all=wilson(int((right & (withstood == DRAWS)).sum()), count),
     )

@@ -32,8 +32,15 @@ from robustkit.evaluation.reporting import report_of
 from robustkit.evaluation.shards import Share
 from robustkit.evaluation.subjects import as_device, as_dtype, as_images, as_model, as_width
 from robustkit.evaluation.summary import Standing, eps_curve, tally
-from robustkit.report import About, EpsPoint, EvasionReport, ModelFacts, Skipped
+from robustkit.report import About, EpsPoint, EvasionReport, Flag, ModelFacts, Skipped
 from robustkit.threat_models import LpBall, Stage, ThreatModel
+
+_NO_CURVE = Flag(
+    id="no-eps-curve",
+    severity="info",
+    message="No curve over the radius: the model answers at random, and a change that is the "
+    "smallest on one draw may do nothing on the next. Evaluate it at each radius.",
+)
 
 
 def evaluate(
@@ -141,6 +148,9 @@ def evaluate(
             differentiable=found.differentiable,
             ends=attacks is None,
         )
+        if eps_sweep and getattr(model, "stochastic", False):
+            eps_sweep, extra = (), [line for line in extra if line.role != "distances"]
+            found.flags.append(_NO_CURVE)
         lines = [*lines, *extra]
         others = [one for one in skipped if one.name not in {line.name for line in lines}]
         skipped = [*blind, *others]

@@ -76,6 +76,16 @@ def test_a_random_model_is_judged_over_fresh_draws(noisy: tuple[Path, EvasionRep
     assert 0 < report.clean_accuracy.value < 1
     stand = sum(example.status == "robust" for example in report.examples)
     assert found.majority.value == pytest.approx(stand / FEW)
+    assert words.left(report)[-1][1] == pytest.approx(stand / FEW)
+    broken = [example.attack is not None for example in report.examples]
+    assert broken == [example.status == "broken" for example in report.examples]
+
+
+def test_a_random_model_has_no_curve_over_the_radius() -> None:
+    report = run(Noisy(), data=digits(4), attacks=[PGD(steps=1)], eps_sweep=[0.1])
+    assert report.curves.eps is None
+    assert "no-eps-curve" in {flag.id for flag in report.flags}
+    assert "fmn" not in {row.name for row in report.attacks}
 
 
 def test_random_models_are_attacked_on_averages(noisy: tuple[Path, EvasionReport]) -> None:
@@ -236,8 +246,14 @@ def test_violations_on_a_random_model_score_nothing() -> None:
 def test_the_interval_respects_examples_as_units() -> None:
     assert mean_share(torch.tensor([DRAWS, 0, DRAWS, DRAWS])) == wilson(3, 4)
     assert mean_share(torch.tensor([DRAWS // 2] * 6)) == wilson(3, 6)
-    found = summed_up(torch.tensor([DRAWS, DRAWS - 1, DRAWS // 2 + 1, DRAWS // 2, 0]))
+    withstood = torch.tensor([DRAWS, DRAWS - 1, DRAWS // 2 + 1, DRAWS // 2, 0])
+    right = torch.ones(5, dtype=torch.bool)
+    found = summed_up(withstood, right)
     assert (found.majority.value, found.all.value) == (0.6, 0.2)
+    # Lucky draws win nothing back that was lost on the clean image.
+    right[0] = False
+    found = summed_up(withstood, right)
+    assert (found.majority.value, found.all.value) == (0.4, 0.0)
 
 
 def test_a_lucky_draw_ends_no_search() -> None:
