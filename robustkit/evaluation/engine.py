@@ -63,6 +63,7 @@ class Engine:
     progress: Progress
     stand_ins: Mapping[str, nn.Module] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    _best: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def attack(self, stage: int, line: Line, standing: Tensor) -> None:
         """Run one attack on the examples that still stand, and judge and record what it returns.
@@ -223,7 +224,7 @@ class Engine:
         )
         labels, reaches, trial = verdict.labels, verdict.reached, None
         if self.jury is not None:
-            best = best_before(self.records, len(self.data), stage, line.through)[rows]
+            best = self._best_before(stage, line.through)[rows]
             trial = self.jury.judge(rows, points, wanted, verdict.allowed[:count], best)
             labels, reaches = trial.majority()
         in_range = self.threat.allowed.in_box(points)
@@ -272,6 +273,14 @@ class Engine:
             )
         )
         self.progress.advance(count, len(broken))
+
+    def _best_before(self, stage: int, through: str) -> Tensor:
+        """(N,) as `best_before` says, looked up once for all blocks of a stage."""
+        if stage not in self._best:
+            # Of the stages before nobody asks again.
+            self._best.clear()
+            self._best[stage] = best_before(self.records, len(self.data), stage, through)
+        return self._best[stage]
 
     @functools.cached_property
     def jury(self) -> Jury | None:

@@ -48,7 +48,7 @@ def evaluate(
     data: LabelledImages | tuple[Tensor, Tensor] | str = "samples:cifar10",
     threat: ThreatModel | str = "linf",
     *,
-    attacks: Sequence[EvasionAttack[Any] | str] | None = None,
+    attacks: Sequence[EvasionAttack[Any] | str] | str | None = None,
     plan: str = "standard",
     eps_sweep: Sequence[float] = (),
     reference: str | None = None,
@@ -57,7 +57,7 @@ def evaluate(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     share: Share | None = None,
     about: About | None = None,
@@ -75,7 +75,7 @@ def evaluate(
         model: A classifier of (N, C, H, W) images in [0, 1], or the words that name one.
         data: Labelled images, an (inputs, labels) pair, or the words that name a set.
         threat: The adversary, or its name, or the path of a TOML file.
-        attacks: What to run, in order; None runs the plan.
+        attacks: What to run, in order, or the name of one attack; None runs the plan.
         plan: `fast`, `standard` or `thorough`: how much effort to spend; see `robustkit show`.
         eps_sweep: Radii at which the report's curve gives the robust accuracy, from the smallest
             changes found. Where no attack of the plan looks for those, FMN does after it.
@@ -123,6 +123,8 @@ def evaluate(
     if isinstance(threat, str):
         threat = threat_models.load(threat)
     check_threat(threat)
+    attacks = [attacks] if isinstance(attacks, str) else attacks
+    out = None if out is None else Path(out)
     if share is not None and out is None:
         raise BadInput("Several processes need a folder (out) in which they meet.")
     if reference_n is not None and (reference is None or reference_n < 1):

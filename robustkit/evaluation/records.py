@@ -318,4 +318,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def finite(values: Tensor) -> list[float | None]:
     """Values for a record; None for what is not finite."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+    return [finite_or_none(value) for value in values.tolist()]
+
+
+def finite_or_none(value: float) -> float | None:
+    """A value for a record or a report; None for what is not finite."""
+    return value if math.isfinite(value) else None

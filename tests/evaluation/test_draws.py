@@ -16,7 +16,7 @@ from robustkit.attacks.rows import Rows
 from robustkit.attacks.stepwise import feed, search
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
-from robustkit.evaluation import draws
+from robustkit.evaluation import draws, engine
 from robustkit.evaluation.draws import DRAWS, mean_share, summed_up
 from robustkit.evaluation.plans import Line
 from robustkit.evaluation.records import Group, Records
@@ -102,6 +102,20 @@ def test_random_models_are_attacked_on_averages(noisy: tuple[Path, EvasionReport
     assert last.queries == 20 * STEPS * last.examples_in
     # All examples are attacked, those too that are wrong on one draw.
     assert report.attacks[0].examples_in == FEW
+
+
+def test_the_best_points_so_far_are_looked_up_once_for_each_attack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+
+    def counting(records: Records, count: int, stage: int, through: str) -> torch.Tensor:
+        looked.append(stage)
+        return draws.best_before(records, count, stage, through)
+
+    monkeypatch.setattr(engine, "best_before", counting)
+    report = run(Noisy(), data=digits(8), attacks=[PGD(steps=1)], batch_size=2)
+    assert looked == [stage for stage, row in enumerate(report.attacks) if row.examples_in]
 
 
 def test_judging_by_draws_is_part_of_the_cost() -> None:

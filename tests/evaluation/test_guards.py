@@ -189,6 +189,17 @@ def test_images_of_another_size_are_refused_whatever_the_model_raises(error: Exc
         quick(flat)
 
 
+def test_a_model_that_changes_its_input_is_told_so(model: CNN) -> None:
+    class Careless(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            inputs -= 0.5
+            logits: Tensor = model(inputs)
+            return logits
+
+    with pytest.raises(BadInput, match="changes its input in place"):
+        quick(Careless())
+
+
 def test_answers_of_another_shape_are_refused(model: CNN) -> None:
     with pytest.raises(ShapeMismatch, match="one row of logits per image"):
         quick(Altered(model, lambda logits: logits[:, :, None]))

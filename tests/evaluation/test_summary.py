@@ -148,3 +148,9 @@ def test_a_set_with_the_right_label_is_right_from_the_start(
     wrong = images.relabelled((images.labels + 1) % 10)
     assert run(1e9) == run(1e9, resume=True) == ["robust"] * 6
     assert set(run(0.0)) == {"misclassified"}
+
+
+def test_one_name_and_a_folder_in_words_are_taken(model: CNN, tmp_path: Path) -> None:
+    report = evaluate(model, digits(2), threat(), attacks="fgsm", out=str(tmp_path / "run"))
+    assert [row.name for row in report.attacks] == ["fgsm"]
+    assert (tmp_path / "run" / "report.json").exists()
