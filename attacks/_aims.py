@@ -90,7 +90,7 @@ def lead(loss: AttackLoss, logits: Tensor, labels: Tensor, targets: Tensor) -> T
         targets: (N,) int64, the classes aimed at.
     """
     objective = Objective(labels, targets)
-    if loss == "margin" or (loss == "dlr" and logits.shape[1] < dlr_classes(objective)):
+    if loss == "margin" or (loss == "dlr" and logits.shape[1] < dlr_classes(targeted=True)):
         both = logits.gather(1, torch.stack([targets, labels], dim=1))
         return both[:, 0] - both[:, 1]
     return LOSSES[loss](logits, objective)

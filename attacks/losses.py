@@ -51,9 +51,10 @@ def dlr(logits: Tensor, objective: Objective) -> Tensor:
     Differs from the reference:
         The denominator is kept above 1e-12, so that equal logits give a finite loss.
     """
-    if logits.shape[1] < dlr_classes(objective):
+    needed = dlr_classes(targeted=objective.targets is not None)
+    if logits.shape[1] < needed:
         return margin(logits, objective)
-    top = logits.topk(dlr_classes(objective), dim=1).values
+    top = logits.topk(needed, dim=1).values
     if objective.targets is None:
         return margin(logits, objective) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
     lead = logits.gather(1, objective.targets[:, None]) - logits.gather(
@@ -62,9 +63,9 @@ def dlr(logits: Tensor, objective: Objective) -> Tensor:
     return lead[:, 0] / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(1e-12)
 
 
-def dlr_classes(objective: Objective) -> int:
+def dlr_classes(*, targeted: bool) -> int:
     """How many classes the difference of logits ratio needs."""
-    return 3 if objective.targets is None else 4
+    return 4 if targeted else 3
 
 
 LOSSES: dict[AttackLoss, Callable[[Tensor, Objective], Tensor]] = {

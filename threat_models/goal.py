@@ -120,6 +120,13 @@ class Output:
         labels = self.logits.argmax(1).masked_fill(self.logits.isnan().any(1), NO_NUMBER)
         return labels if self.rejected is None else labels.masked_fill(self.rejected, REFUSED)
 
+    def right(self, labels: Tensor) -> Tensor:
+        """(N,) bool: it names the right label, or a set that holds it; a refusal is not right."""
+        if self.label_set is None:
+            return self.labels == labels
+        held = self.label_set.gather(1, labels[:, None])[:, 0]
+        return held if self.rejected is None else held & ~self.rejected
+
     def float(self) -> "Output":
         """The same answers with logits in float32."""
         guide = None if self.guide is None else self.guide.float()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustkit.errors import BadInput, ShapeMismatch
+from robustkit.statistics import median_and_quartiles
 from robustkit.threat_models.goal import Objective, Output
 from robustkit.threat_models.perturbation import PerturbationSet
 
@@ -170,12 +171,13 @@ def curve(distances: Tensor, budgets: Sequence[int], radius: float) -> tuple[Cur
     return tuple(
         CurvePoint(
             queries=budget,
-            median=_quantile(column, 0.5),
-            q25=_quantile(column, 0.25),
-            q75=_quantile(column, 0.75),
+            median=middle.median,
+            q25=middle.q25,
+            q75=middle.q75,
             success=float((column <= radius).double().mean()),
         )
         for budget, column in zip(budgets, distances.T, strict=True)
+        for middle in [median_and_quartiles(column.tolist())]
     )
 
 
@@ -186,14 +188,3 @@ def _check_curve(distances: Tensor, budgets: Sequence[int]) -> None:
         )
     if not len(distances):
         raise BadInput("A curve needs at least one example.")
-
-
-def _quantile(values: Tensor, share: float) -> float:
-    """Interpolated between neighbours; infinite as soon as an infinite one takes part."""
-    ordered = values.sort().values
-    place = share * (len(ordered) - 1)
-    below, weight = int(place), place - int(place)
-    low = float(ordered[below])
-    if not weight:
-        return low
-    return low + weight * (float(ordered[below + 1]) - low) if low < float("inf") else low

@@ -55,7 +55,7 @@ def _stepped(engine: Engine, part: Tensor, line: Line, attack: FGSM, clock: Cloc
     start = Rows.first(inputs.detach(), wanted, streams, numbers, engine.threat.allowed)
     state = attack.begin(start)
     gradient = input_gradient(attack.gain(state, output.logits), inputs)
-    right = (output.labels == engine.data.labels[part].to(engine.device)).nonzero()[:, 0]
+    right = output.right(wanted.labels).nonzero()[:, 0]
     with torch.no_grad():
         attack.update(state, output.logits.detach(), gradient)
         points = attack.result(state)[right]
@@ -89,6 +89,8 @@ def _record(
     clock: Clock,
 ) -> None:
     labels, trial, right = output.labels.tolist(), None, None
+    if output.label_set is not None:
+        right = output.right(wanted.labels).int().tolist()
     if engine.jury is not None:
         trial, right = engine.jury.clean(part, engine.inputs(part), wanted)
         labels = trial.labels

@@ -31,7 +31,7 @@ class Poll:
 
     Attributes:
         wins: (N,) int64, how many draws reached the objective.
-        right: (N,) int64, how many named the right class.
+        right: (N,) int64, how many named the right class, or a set with it.
         labels: (N,) int64, the most frequent answer; -1 for a refusal.
     """
 
@@ -92,7 +92,7 @@ class Jury:
             purpose: `select` or `score`: their draws have nothing in common.
         """
         everyone = self.streams(rows, purpose)
-        reached, named = [], []
+        reached, right, named = [], [], []
         # All draws of all points one after the other, in full batches.
         numbers = torch.arange(DRAWS * len(rows), device=points.device)
         for part in torch.split(numbers, self.width):
@@ -103,13 +103,14 @@ class Jury:
                 found = answer(
                     self.model, padded(points[places], self.width), streams.on_lanes(draws)
                 ).take(slice(0, len(part)))
-            reached.append(wanted.take(places).reached(found))
+            asked = wanted.take(places)
+            reached.append(asked.reached(found))
+            right.append(found.right(asked.labels))
             named.append(found.labels)
-        labels = torch.cat(named).reshape(DRAWS, len(rows))
         return Poll(
             wins=torch.cat(reached).reshape(DRAWS, len(rows)).sum(0),
-            right=(labels == wanted.labels).sum(0),
-            labels=labels.mode(0).values,
+            right=torch.cat(right).reshape(DRAWS, len(rows)).sum(0),
+            labels=torch.cat(named).reshape(DRAWS, len(rows)).mode(0).values,
         )
 
     def _rows_run(self, points: int) -> int:
@@ -182,7 +183,7 @@ class Drawn(Standing):
 
     def __init__(self, data: LabelledImages, records: Records, plan: Plan) -> None:
         """Args: examples, the records of a run of which the clean pass is complete, its plan."""
-        super().__init__(data, records)
+        super().__init__(data, records, plan)
         count = len(data)
         self.right_draws = torch.zeros(count, dtype=torch.int64)
         # By whether stand-ins had a part: draws that were reached, for choosing and fresh ones.
@@ -193,7 +194,6 @@ class Drawn(Standing):
         # Fresh draws of the clean image that were neither right nor what the adversary wants, such
         # as refusals: they count as not robust whatever it does.
         self._lost = torch.zeros(count, dtype=torch.int64)
-        self._plan = plan
         # Nobody can say after how many passes an example has fallen that falls now and then.
         self.passes = torch.full((count,), torch.nan)
         for group in records.stage(-1):
@@ -205,13 +205,11 @@ class Drawn(Standing):
             for way in (False, True):
                 self.selected[way][group.rows] = torch.tensor(group.selected)
                 self.scored[way][group.rows] = torch.tensor(group.scored)
+        self.was_right = 2 * self.right_draws > DRAWS
 
-    def take(self, stage: int, groups: Sequence[Group]) -> None:
-        """Take in what one attack did."""
-        before = self.broken_by.clone()
-        super().take(stage, groups)
-        self.broken_by = before
-        line = self._plan[stage]
+    def _fell(self, stage: int, groups: Sequence[Group]) -> None:
+        """Note the best points of one attack, and which examples most fresh draws fall for."""
+        line = self.plan[stage]
         way = by_stand_in(line.through)
         averages = isinstance(line.attack, EOT) and line.attack.average > 1
         for group in groups:
@@ -221,9 +219,10 @@ class Drawn(Standing):
             self.selected[way][rows[better]] = found[better]
             self.scored[way][rows[better]] = fresh[better]
             self._gained[way][rows[better]] |= averages
-            most = 2 * self._withstood()[rows] <= DRAWS
-            fell = rows[better & most & (2 * self.right_draws[rows] > DRAWS)]
-            self.broken_by[fell[self.broken_by[fell] < 0]] = stage
+        fallen = (2 * self._withstood() <= DRAWS) & self.was_right
+        # The next point may be chosen by other draws and do worse on the fresh ones.
+        self.broken_by[~fallen] = -1
+        self.broken_by[fallen & (self.broken_by < 0)] = stage
 
     @property
     def rows(self) -> Tensor:
@@ -246,7 +245,7 @@ class Drawn(Standing):
 
     def status(self, row: int) -> Status:
         """`misclassified`, `broken`, `violation`, `not_started` or `robust`, by most draws."""
-        if 2 * int(self.right_draws[row]) <= DRAWS:
+        if not self.was_right[row]:
             return "misclassified"
         if 2 * int(self._withstood()[row]) <= DRAWS:
             return "broken"
@@ -261,7 +260,7 @@ class Drawn(Standing):
             direct=mean_share(self._counted(DRAWS - self.scored[False])),
             surrogate=mean_share(self._counted(DRAWS - self.scored[True])) if stand_ins else None,
             worst=mean_share(worst),
-            draws=summed_up(worst),
+            draws=summed_up(worst, self.was_right),
             tally=1 - float(chosen.double().mean()) / DRAWS,
         )
 
@@ -283,12 +282,18 @@ def mean_share(draws: Tensor) -> Interval:
     return wilson(float(draws.sum()) / DRAWS, len(draws))
 
 
-def summed_up(withstood: Tensor) -> Draws:
-    """What a report says of (N,) numbers of draws withstood."""
+def summed_up(withstood: Tensor, right: Tensor) -> Draws:
+    """What a report says of (N,) numbers of draws withstood.
+
+    Args:
+        withstood: The numbers.
+        right: (N,) bool: whether most draws were right about the clean image; where not, an example
+            has been lost already, and lucky draws of a changed one win nothing back.
+    """
     count = len(withstood)
     return Draws(
         count=DRAWS,
         mean=mean_share(withstood),
-        majority=wilson(int((2 * withstood > DRAWS).sum()), count),
-        all=wilson(int((withstood == DRAWS).sum()), count),
+        majority=wilson(int((right & (2 * withstood > DRAWS)).sum()), count),
+        all=wilson(int((right & (withstood == DRAWS)).sum()), count),
     )

@@ -63,6 +63,7 @@ class Engine:
     progress: Progress
     stand_ins: Mapping[str, nn.Module] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    _best: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def attack(self, stage: int, line: Line, standing: Tensor) -> None:
         """Run one attack on the examples that still stand, and judge and record what it returns.
@@ -189,8 +190,10 @@ class Engine:
         points = attack.run(view, self.inputs(rows), wanted, self.threat.allowed, streams=streams)
         bill = Bill.whole(meter.ledger)
         nearest = None
-        if meter.observer is not None and meter.ledger.attributed:
-            found = trace.smallest(marks(self.threat)).tolist()
+        noted = marks(self.threat)
+        # Without a budget there is no mark at which to note anything.
+        if noted and meter.observer is not None and meter.ledger.attributed:
+            found = trace.smallest(noted).tolist()
             nearest = [[d if d < float("inf") else None for d in row] for row in found]
         self.judge(stage, line, rows, points, bill, lap, wanted, nearest)
 
@@ -221,7 +224,7 @@ class Engine:
         )
         labels, reaches, trial = verdict.labels, verdict.reached, None
         if self.jury is not None:
-            best = best_before(self.records, len(self.data), stage, line.through)[rows]
+            best = self._best_before(stage, line.through)[rows]
             trial = self.jury.judge(rows, points, wanted, verdict.allowed[:count], best)
             labels, reaches = trial.majority()
         in_range = self.threat.allowed.in_box(points)
@@ -254,7 +257,8 @@ class Engine:
                 distance=distances,
                 queries=[None] * count if bill.queries is None else bill.queries.tolist(),
                 passes=[None] * count if bill.passes is None else bill.passes.tolist(),
-                lead=None if bill.lead is None else finite(bill.lead),
+                # Who minimises sees leads outside the set too: they say nothing about its inside.
+                lead=None if bill.lead is None or line.attack.minimises else finite(bill.lead),
                 aims=None if bill.aims is None else bill.aims.tolist(),
                 nearest=nearest,
                 points=where,
@@ -269,6 +273,14 @@ class Engine:
             )
         )
         self.progress.advance(count, len(broken))
+
+    def _best_before(self, stage: int, through: str) -> Tensor:
+        """(N,) as `best_before` says, looked up once for all blocks of a stage."""
+        if stage not in self._best:
+            # Of the stages before nobody asks again.
+            self._best.clear()
+            self._best[stage] = best_before(self.records, len(self.data), stage, through)
+        return self._best[stage]
 
     @functools.cached_property
     def jury(self) -> Jury | None:

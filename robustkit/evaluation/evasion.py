@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,15 @@ from robustkit.evaluation.reporting import report_of
 from robustkit.evaluation.shards import Share
 from robustkit.evaluation.subjects import as_device, as_dtype, as_images, as_model, as_width
 from robustkit.evaluation.summary import Standing, eps_curve, tally
-from robustkit.report import About, EpsPoint, EvasionReport, ModelFacts, Skipped
+from robustkit.report import About, EpsPoint, EvasionReport, Flag, ModelFacts, Skipped
 from robustkit.threat_models import LpBall, Stage, ThreatModel
+
+_NO_CURVE = Flag(
+    id="no-eps-curve",
+    severity="info",
+    message="No curve over the radius: the model answers at random, and a change that is the "
+    "smallest on one draw may do nothing on the next. Evaluate it at each radius.",
+)
 
 
 def evaluate(
@@ -40,7 +48,7 @@ def evaluate(
     data: LabelledImages | tuple[Tensor, Tensor] | str = "samples:cifar10",
     threat: ThreatModel | str = "linf",
     *,
-    attacks: Sequence[EvasionAttack[Any] | str] | None = None,
+    attacks: Sequence[EvasionAttack[Any] | str] | str | None = None,
     plan: str = "standard",
     eps_sweep: Sequence[float] = (),
     reference: str | None = None,
@@ -49,7 +57,7 @@ def evaluate(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     share: Share | None = None,
     about: About | None = None,
@@ -67,7 +75,7 @@ def evaluate(
         model: A classifier of (N, C, H, W) images in [0, 1], or the words that name one.
         data: Labelled images, an (inputs, labels) pair, or the words that name a set.
         threat: The adversary, or its name, or the path of a TOML file.
-        attacks: What to run, in order; None runs the plan.
+        attacks: What to run, in order, or the name of one attack; None runs the plan.
         plan: `fast`, `standard` or `thorough`: how much effort to spend; see `robustkit show`.
         eps_sweep: Radii at which the report's curve gives the robust accuracy, from the smallest
             changes found. Where no attack of the plan looks for those, FMN does after it.
@@ -115,6 +123,8 @@ def evaluate(
     if isinstance(threat, str):
         threat = threat_models.load(threat)
     check_threat(threat)
+    attacks = [attacks] if isinstance(attacks, str) else attacks
+    out = None if out is None else Path(out)
     if share is not None and out is None:
         raise BadInput("Several processes need a folder (out) in which they meet.")
     if reference_n is not None and (reference is None or reference_n < 1):
@@ -140,6 +150,9 @@ def evaluate(
             differentiable=found.differentiable,
             ends=attacks is None,
         )
+        if eps_sweep and getattr(model, "stochastic", False):
+            eps_sweep, extra = (), [line for line in extra if line.role != "distances"]
+            found.flags.append(_NO_CURVE)
         lines = [*lines, *extra]
         others = [one for one in skipped if one.name not in {line.name for line in lines}]
         skipped = [*blind, *others]
@@ -265,6 +278,11 @@ def _extra_lines(
 ) -> list[Line]:
     """What measures distances for a curve over the radius, and the reference."""
     extra = []
+    for radius in radii:
+        if not 0 <= radius < math.inf:
+            raise BadInput(
+                f"The sweep has the radius {radius}; each must be a finite number, 0 or larger."
+            )
     if radii:
         if not isinstance(threat.perturbation, LpBall):
             raise BadInput(
@@ -286,7 +304,10 @@ def _over_eps(
 ) -> tuple[EpsPoint, ...] | None:
     if not radii or not isinstance(threat.perturbation, LpBall):
         return None
-    return eps_curve(distances, [*radii, threat.perturbation.radius], _slack(threat, images))
+    own = threat.perturbation.radius
+    if math.isfinite(own):
+        radii = [*radii, own]
+    return eps_curve(distances, radii, _slack(threat, images))
 
 
 def _slack(threat: ThreatModel, images: LabelledImages) -> float:
@@ -347,6 +368,5 @@ def _run(engine: Engine, lines: Plan, reference_n: int | None) -> None:
 
 def _standing(engine: Engine, lines: Plan) -> Standing:
     """The examples as they stand after the clean pass."""
-    if engine.jury is not None:
-        return Drawn(engine.data, engine.records, lines)
-    return Standing(engine.data, engine.records)
+    kind = Standing if engine.jury is None else Drawn
+    return kind(engine.data, engine.records, lines)

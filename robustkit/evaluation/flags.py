@@ -139,7 +139,7 @@ def violations(count: int, names: Sequence[str]) -> Flag | None:
     """F6: attacks handed back what the threat model does not allow.
 
     Args:
-        count: How often.
+        count: For how many examples.
         names: The attacks that did.
     """
     if not count:
@@ -147,9 +147,9 @@ def violations(count: int, names: Sequence[str]) -> Flag | None:
     return Flag(
         id="F6",
         severity="unlisted",
-        message=f"Violations: {count} returned examples were outside the perturbation set or over "
-        f"the budget ({', '.join(names)}). They count as survived, so that the accuracy may be too "
-        "high. Correct the attack and run it again.",
+        message=f"Violations: {count} examples came back outside the perturbation set or over the "
+        f"budget ({', '.join(dict.fromkeys(names))}). What is not allowed breaks nothing, so that "
+        "the accuracy may be too high. Correct the attack and run it again.",
     )
 
 

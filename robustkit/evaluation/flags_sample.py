@@ -79,8 +79,7 @@ class Site:
         self.judging = 1 if engine.jury is None else DRAWS
         for stage in range(len(plan)):
             standing.take(stage, engine.records.stage(stage))
-        right = standing.clean_label == standing.labels
-        self.leads: list[float] = (-standing.clean_lead[right]).tolist()
+        self.leads: list[float] = (-standing.clean_lead[standing.was_right]).tolist()
         share = standing.best_lead / standing.clean_lead
         # What no attack has measured counts as having nothing left.
         share = torch.where(share.isfinite(), share, 0.0)

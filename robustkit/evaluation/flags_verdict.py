@@ -16,6 +16,8 @@ def sanity_flags(
     robust: Interval,
     total: int,
     measured: Iterable[Flag],
+    violations: int = 0,
+    violators: Sequence[str] = (),
     tally: float | None = None,
     draws: Draws | None = None,
 ) -> list[Flag]:
@@ -28,14 +30,15 @@ def sanity_flags(
         total: How many examples there are.
         measured: Flags from the checks before the run and from the measurements after it; of two
             with the same id the first is kept.
+        violations: Examples that some attack handed back as the threat does not allow.
+        violators: Those attacks.
         tally: Robust accuracy by the attacks' own count, for a model that answers at random.
         draws: Robust accuracy on fresh draws, for such a model.
     """
-    faulty = [row for row in rows if row.violations]
     counted = [
         flags.transfer_wins(rows, total),
         _square_of_the_plan(plan, rows),
-        flags.violations(sum(row.violations for row in faulty), [row.name for row in faulty]),
+        flags.violations(violations, violators),
         None if tally is None else flags.redraw_gap(tally, draws, total),
         flags.few_examples(robust, total),
     ]

@@ -166,6 +166,12 @@ class _Probe:
         except (torch.OutOfMemoryError, RobustkitError):
             raise
         except Exception as error:  # the model's own code, which may raise anything
+            # Torch says it both ways; the input is a leaf, which must not be written to.
+            if "in-place" in str(error) or "inplace" in str(error):
+                raise BadInput(
+                    f"The model changes its input in place ({_told(error)}), which also changes "
+                    "what an attack hands in. Write x = x - 0.5, not x -= 0.5."
+                ) from error
             shape = " x ".join(str(side) for side in inputs.shape[1:])
             raise BadInput(
                 f"The model cannot take images of {shape} (channels x height x width): "

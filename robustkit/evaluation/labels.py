@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustkit.data import LabelledImages
-from robustkit.evaluation.records import Group
+from robustkit.evaluation.records import Group, finite_or_none
 from robustkit.randomness import Streams
 from robustkit.report import Curves, DistancePoint, NearestKnown, QueriesPoint
 from robustkit.threat_models import ThreatModel, curve, distance_curve
@@ -80,9 +80,9 @@ def label_curves(
         queries=tuple(
             QueriesPoint(
                 queries=point.queries,
-                median=_finite(point.median),
-                q25=_finite(point.q25),
-                q75=_finite(point.q75),
+                median=finite_or_none(point.median),
+                q25=finite_or_none(point.q25),
+                q75=finite_or_none(point.q75),
                 success=point.success,
                 times_nearest=None if nearest is None else _times(column, nearest),
             )
@@ -112,9 +112,7 @@ def _times(distances: Tensor, nearest: Tensor) -> float | None:
 def _quartiles(values: Tensor) -> NearestKnown:
     (point,) = curve(values[:, None], (0,), 0.0)
     return NearestKnown(
-        median=_finite(point.median), q25=_finite(point.q25), q75=_finite(point.q75)
+        median=finite_or_none(point.median),
+        q25=finite_or_none(point.q25),
+        q75=finite_or_none(point.q75),
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None

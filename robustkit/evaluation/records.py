@@ -49,7 +49,8 @@ class Group:
         through: What the attack was pointed at, as `Line.through` says it.
         selected: Of a random model's draws for choosing, how many reached the goal at each point.
         scored: Of its fresh draws, how many did; None where an earlier point was chosen.
-        right: How many of the fresh draws named the right class, from the clean pass.
+        right: From the clean pass, whether each answer was right, 1 or 0; of a random model, how
+            many of the fresh draws were. None where `labels` say it.
         polled: Forward passes for all those draws.
         points: Where in `points.bin` the changed image lies, in images; None if it was not kept.
         forward: Forward passes of the search, or of the clean pass.
@@ -317,4 +318,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def finite(values: Tensor) -> list[float | None]:
     """Values for a record; None for what is not finite."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+    return [finite_or_none(value) for value in values.tolist()]
+
+
+def finite_or_none(value: float) -> float | None:
+    """A value for a record or a report; None for what is not finite."""
+    return value if math.isfinite(value) else None

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from robustkit.data import LabelledImages
+from robustkit.evaluation.flags_attacks import attack_flags
 from robustkit.evaluation.flags_diagnosis import Diagnosis
 from robustkit.evaluation.flags_verdict import sanity_flags
 from robustkit.evaluation.guards import Inspection
 from robustkit.evaluation.nearest import WhiteBox
 from robustkit.evaluation.plans import Plan
-from robustkit.evaluation.summary import Tally, attack_flags
+from robustkit.evaluation.summary import Tally
 from robustkit.report import (
     About,
     Accuracies,
@@ -54,10 +55,12 @@ def report_of(
             robust=robust,
             total=len(data),
             measured=(*found.flags, *diagnosis.flags),
+            violations=result.violations,
+            violators=[row.name for row in (*result.attacks, *result.references) if row.violations],
             tally=scores.tally,
             draws=scores.draws,
         ),
-        *attack_flags(plan, threat.goal, found.classes, result),
+        *attack_flags(plan, threat, found.classes, result, over_queries=curves.queries is not None),
     ]
     return EvasionReport(
         command=command,

@@ -9,11 +9,10 @@ from torch import Tensor
 from robustkit.attacks import describe
 from robustkit.data import LabelledImages
 from robustkit.evaluation.plans import Line, Plan, by_stand_in
-from robustkit.evaluation.records import Group, Records
-from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, Flag, PassesPoint
+from robustkit.evaluation.records import Group, Records, finite
+from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, PassesPoint
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
-from robustkit.threat_models import Access, Goal, Untargeted
 
 # The share of a lead from which on no attack is taken to have moved the example.
 _UNMOVED = 0.98
@@ -32,7 +31,8 @@ class Tally:
         cost: Clean pass, search and judging together.
         scores: The accuracies.
         violations: Examples for which an attack returned something that is not allowed.
-        over_passes: Robust accuracy over passes per example; None where foreign code cannot tell.
+        over_passes: Robust accuracy over passes per example, without references; None where foreign
+            code cannot tell.
         distances: (N,) float64, the smallest change found of each example: 0 where it was wrong
             before any attack, infinite where none was found.
     """
@@ -71,54 +71,82 @@ class Scores:
 class Standing:
     """Which examples still stand, example by example, as groups of records come in."""
 
-    def __init__(self, data: LabelledImages, records: Records) -> None:
-        """Args: the examples, and the records of a run of which the clean pass is complete."""
+    def __init__(self, data: LabelledImages, records: Records, plan: Plan) -> None:
+        """Args: examples, the records of a run of which the clean pass is complete, its plan."""
         self.clean_label = torch.full((len(data),), -1)
+        self.was_right = torch.zeros(len(data), dtype=torch.bool)
         self.broken_by = torch.full((len(data),), -1)
         # By whether a stand-in had a part in it.
         self.fallen = {way: torch.zeros(len(data), dtype=torch.bool) for way in (False, True)}
         self.outcomes: list[dict[int, str]] = []
-        self.labels = data.labels
-        self.distance = torch.full((len(data),), torch.inf, dtype=torch.float64)
-        # The clean pass is one, and so is each judgement.
-        self.passes = torch.ones(len(data))
-        self.clean_lead = torch.full((len(data),), torch.nan)
-        self.best_lead = torch.full((len(data),), -torch.inf)
+        self.plan = plan
+        # The smallest change found at all, and that of the point by which an example fell.
+        self.nearest = _each(data, torch.inf)
+        self.decisive = _each(data, torch.inf)
+        # Answers seen until an example fell; NaN where foreign code cannot tell.
+        self.queries = _each(data, 0.0)
+        # The clean pass is one, and so is each judgement; references are apart.
+        self.passes = _each(data, 1.0)
+        self.clean_lead = _each(data, torch.nan)
+        self.best_lead = _each(data, -torch.inf)
         for group in records.stage(-1):
-            self.clean_label[group.rows] = torch.tensor(group.labels)
+            named = torch.tensor(group.labels)
+            self.clean_label[group.rows] = named
+            self.was_right[group.rows] = (
+                named == data.labels[group.rows]
+                if group.right is None
+                else torch.tensor(group.right) > 0
+            )
             self.clean_lead[group.rows] = _values(group.lead, torch.nan)
 
     def take(self, stage: int, groups: Sequence[Group]) -> None:
         """Take in what one attack did."""
         outcomes: dict[int, str] = {}
+        stood = self.broken_by < 0
+        found = torch.full_like(self.nearest, torch.inf)
+        spent = torch.zeros_like(self.queries)
         for group in groups:
-            outcome = group.outcome or []
-            outcomes.update(zip(group.rows, outcome, strict=True))
-            found = torch.tensor([torch.inf if d is None else d for d in group.distance or []])
-            self.distance[group.rows] = self.distance[group.rows].minimum(found.double())
-            self.passes[group.rows] += _values(group.passes, torch.nan) + 1
+            outcomes.update(zip(group.rows, group.outcome or [], strict=True))
+            found[group.rows] = _values(group.distance, torch.inf)
+            spent[group.rows] = _values(group.queries, torch.nan)
+            if self.plan[stage].role != "reference":
+                self.passes[group.rows] += _values(group.passes, torch.nan) + 1
             if group.lead is not None:
                 lead = _values(group.lead, -torch.inf)
                 self.best_lead[group.rows] = self.best_lead[group.rows].maximum(lead)
+        self.outcomes.append(outcomes)
+        self._fell(stage, groups)
+        # Measuring distances, and attacks through stand-ins, come by at examples again that have
+        # fallen before: what fell has its distance and its queries from when it did.
+        self.nearest = self.nearest.minimum(found)
+        self.queries += spent.where(stood, 0.0)
+        self.decisive = found.where(stood & (self.broken_by >= 0), self.decisive)
+
+    def _fell(self, stage: int, groups: Sequence[Group]) -> None:
+        """Note which examples one attack broke."""
+        for group in groups:
             fallen = [
-                row for row, word in zip(group.rows, outcome, strict=True) if word == "broken"
+                row
+                for row, word in zip(group.rows, group.outcome or [], strict=True)
+                if word == "broken"
             ]
             self.fallen[by_stand_in(group.through)][fallen] = True
-            # Measuring distances, and attacks through stand-ins, come by at examples again that
-            # have fallen before.
-            first = [row for row in fallen if self.broken_by[row] < 0]
-            self.broken_by[first] = stage
-        self.outcomes.append(outcomes)
+            self.broken_by[[row for row in fallen if self.broken_by[row] < 0]] = stage
+
+    @property
+    def distance(self) -> Tensor:
+        """(N,) how far the decisive point is; for who stands, the nearest that is known."""
+        return self.decisive.where(self.broken_by >= 0, self.nearest)
 
     @property
     def rows(self) -> Tensor:
         """(M,) positions of the examples that no attack has broken and that were right at first."""
-        return ((self.clean_label == self.labels) & (self.broken_by < 0)).nonzero()[:, 0]
+        return (self.was_right & (self.broken_by < 0)).nonzero()[:, 0]
 
     @property
     def right(self) -> Tensor:
         """(M,) positions of the examples that were right at first."""
-        return (self.clean_label == self.labels).nonzero()[:, 0]
+        return self.was_right.nonzero()[:, 0]
 
     def left(self, line: Line) -> Tensor:
         """(M,) the rows that a line of the plan is given.
@@ -140,7 +168,7 @@ class Standing:
 
     def status(self, row: int) -> Status:
         """`misclassified`, `broken`, `violation`, `not_started` or `robust`."""
-        if int(self.clean_label[row]) != int(self.labels[row]):
+        if not self.was_right[row]:
             return "misclassified"
         if int(self.broken_by[row]) >= 0:
             return "broken"
@@ -148,7 +176,7 @@ class Standing:
 
     def scores(self, *, stand_ins: bool) -> Scores:
         """The accuracies; `stand_ins`: whether the model has any."""
-        right = self.clean_label == self.labels
+        right = self.was_right
         by_way = {way: right & ~fallen for way, fallen in self.fallen.items()}
         return Scores(
             clean=_share(right),
@@ -156,6 +184,12 @@ class Standing:
             surrogate=_share(by_way[True]) if stand_ins else None,
             worst=_share(right & (self.broken_by < 0)),
         )
+
+    @property
+    def violations(self) -> int:
+        """How many examples some attack handed back as the threat does not allow."""
+        words = [word for outcomes in self.outcomes for word in outcomes.items()]
+        return len({row for row, word in words if word == "violation"})
 
     def unbroken_status(self, row: int) -> Status:
         """`violation`, `not_started` or `robust`, by what the attacks have handed back."""
@@ -172,16 +206,18 @@ def tally(
     standing: Standing,
 ) -> Tally:
     """Add up a finished run; `standing` has taken in nothing but the clean pass."""
-    rows = []
-    queries: list[int | None] = [0] * len(data)
     spent_when_broken: list[float] = []
     for stage, line in enumerate(plan):
-        groups = records.stage(stage)
-        standing.take(stage, groups)
+        standing.take(stage, records.stage(stage))
+        if line.role == "reference":
+            continue
         spent_when_broken += standing.passes[standing.broken_by == stage].tolist()
-        rows.append(_attack_row(line, groups, int((standing.broken_by == stage).sum())))
-        _add_queries(queries, groups)
+    rows = [
+        _attack_row(line, records.stage(stage), int((standing.broken_by == stage).sum()))
+        for stage, line in enumerate(plan)
+    ]
     statuses: list[Status] = [standing.status(row) for row in range(len(data))]
+    distances, queries = finite(standing.distance), finite(standing.queries)
     examples = tuple(
         ExampleRow(
             id=int(data.ids[row]),
@@ -189,8 +225,8 @@ def tally(
             clean_label=int(standing.clean_label[row]),
             status=statuses[row],
             attack=plan[by].name if (by := int(standing.broken_by[row])) >= 0 else None,
-            distance=_finite(float(standing.distance[row])),
-            queries=queries[row],
+            distance=distances[row],
+            queries=None if (asked := queries[row]) is None else int(asked),
         )
         for row in range(len(data))
     )
@@ -205,9 +241,9 @@ def tally(
         ),
         cost=_cost(records, plan),
         scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
-        violations=sum(row.violations for row in rows),
+        violations=standing.violations,
         over_passes=_over_passes(spent_when_broken, standing, wrong),
-        distances=torch.where(standing.clean_label == standing.labels, standing.distance, 0.0),
+        distances=standing.nearest.where(standing.was_right, 0.0),
     )
 
 
@@ -234,7 +270,7 @@ def _over_passes(
     spent_when_broken: Sequence[float], standing: Standing, wrong: int
 ) -> tuple[PassesPoint, ...] | None:
     """Robust accuracy if every example were given up after so many passes; None if unknown."""
-    count = len(standing.labels)
+    count = len(standing.passes)
     if not bool(standing.passes.isfinite().all()):
         return None
     falls = torch.tensor(sorted(spent_when_broken))
@@ -273,13 +309,6 @@ def _queries(group: Group) -> int:
     return sum(known) if len(known) == len(group.rows) else group.forward
 
 
-def _add_queries(queries: list[int | None], groups: Sequence[Group]) -> None:
-    for group in groups:
-        for row, spent in zip(group.rows, group.queries or [], strict=True):
-            before = queries[row]
-            queries[row] = None if before is None or spent is None else before + spent
-
-
 def _cost(records: Records, plan: Plan) -> Cost:
     apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
     groups = [group for group in records.groups if group.stage not in apart]
@@ -292,45 +321,11 @@ def _cost(records: Records, plan: Plan) -> Cost:
     )
 
 
+def _each(data: LabelledImages, value: float) -> Tensor:
+    return torch.full((len(data),), value, dtype=torch.float64)
+
+
 def _values(values: Sequence[float | None] | None, missing: float) -> Tensor:
-    return torch.tensor([missing if value is None else value for value in values or []])
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
-
-
-def attack_flags(plan: Plan, goal: Goal, classes: int, result: Tally) -> list[Flag]:
-    """What the reader should know about the attacks that ran."""
-    flags = []
-    for row in result.references:
-        if row.broken:
-            text = (
-                f"The reference {row.name} broke {row.broken} of {row.examples_in} examples that "
-                "the attacks before it had left standing. They count as broken; run a longer plan."
-            )
-            flags.append(Flag(id="reference-broke-more", severity="warn", message=text))
-    foreign = [line.name for line in plan if not line.attack.order_free]
-    if foreign:
-        text = f"Results of {', '.join(foreign)} may depend on which examples share a batch."
-        flags.append(Flag(id="foreign-attack", severity="info", message=text))
-    if classes < 4 and any(getattr(line.attack, "loss", None) == "dlr" for line in plan):
-        text = (
-            f"With {classes} classes the difference of logits ratio is not defined for every goal; "
-            "the margin was used there."
-        )
-        flags.append(Flag(id="dlr-fallback", severity="info", message=text))
-    chosen = [line.name for line in plan if line.attack.access == Access.DECISION]
-    if chosen and not isinstance(goal, Untargeted):
-        text = (
-            f"{', '.join(chosen)} start from images of the target class that are chosen among the "
-            "evaluated ones: with other examples the results may differ."
-        )
-        flags.append(Flag(id="owned-images", severity="info", message=text))
-    for line in plan:
-        dropped = getattr(line.attack, "dropped", None)
-        for part, reason in dropped(classes) if dropped else ():
-            flags.append(
-                Flag(id="part-dropped", severity="info", message=f"{line.name}: {part}: {reason}")
-            )
-    return flags
+    """(N,) recorded values; one for all where nothing was recorded."""
+    found = [missing] if values is None else [missing if one is None else one for one in values]
+    return torch.tensor(found, dtype=torch.float64)

@@ -217,9 +217,12 @@ def shares(report: Report) -> list[tuple[str, float, float, float]]:
 
 
 def left(report: EvasionReport) -> list[tuple[AttackRow, float]]:
-    """Each attack with the share of all examples that still stood after it."""
+    """Each attack with the share of all examples that still stood after it.
+
+    Of a random model, examples are counted as their status is, by most draws.
+    """
     n = max(report.data.n, 1)
-    standing = round(report.clean_accuracy.value * n)
+    standing = sum(example.status != "misclassified" for example in report.examples)
     rows = []
     for row in report.attacks:
         standing -= row.broken

@@ -44,6 +44,7 @@ def refused(result: Result, *words: str) -> None:
         ("--eps 8/0", "divides by zero"),
         ("--eps abc", "is no number"),
         ("--eps ''", "is no number"),
+        ("--eps-sweep 0.1,inf", "finite number"),
         ("--threat lnif", "Did you mean linf"),
         ("--threat nowhere.toml", "no threat model file"),
         ("--model builtin:cifar10-resnet19", "Did you mean builtin:cifar10-resnet18"),

@@ -201,7 +201,7 @@ def test_a_violation_has_an_exit_code(
             "fgsm": 0,
         }
     else:
-        assert "Violations: 8 returned examples" in " ".join(result.out.split())
+        assert "Violations: 8 examples came back" in " ".join(result.out.split())
 
 
 def test_every_command_has_help(invoke: Invoke) -> None:

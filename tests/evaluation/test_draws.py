@@ -16,7 +16,7 @@ from robustkit.attacks.rows import Rows
 from robustkit.attacks.stepwise import feed, search
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
-from robustkit.evaluation import draws
+from robustkit.evaluation import draws, engine
 from robustkit.evaluation.draws import DRAWS, mean_share, summed_up
 from robustkit.evaluation.plans import Line
 from robustkit.evaluation.records import Group, Records
@@ -76,6 +76,16 @@ def test_a_random_model_is_judged_over_fresh_draws(noisy: tuple[Path, EvasionRep
     assert 0 < report.clean_accuracy.value < 1
     stand = sum(example.status == "robust" for example in report.examples)
     assert found.majority.value == pytest.approx(stand / FEW)
+    assert words.left(report)[-1][1] == pytest.approx(stand / FEW)
+    broken = [example.attack is not None for example in report.examples]
+    assert broken == [example.status == "broken" for example in report.examples]
+
+
+def test_a_random_model_has_no_curve_over_the_radius() -> None:
+    report = run(Noisy(), data=digits(4), attacks=[PGD(steps=1)], eps_sweep=[0.1])
+    assert report.curves.eps is None
+    assert "no-eps-curve" in {flag.id for flag in report.flags}
+    assert "fmn" not in {row.name for row in report.attacks}
 
 
 def test_random_models_are_attacked_on_averages(noisy: tuple[Path, EvasionReport]) -> None:
@@ -92,6 +102,20 @@ def test_random_models_are_attacked_on_averages(noisy: tuple[Path, EvasionReport
     assert last.queries == 20 * STEPS * last.examples_in
     # All examples are attacked, those too that are wrong on one draw.
     assert report.attacks[0].examples_in == FEW
+
+
+def test_the_best_points_so_far_are_looked_up_once_for_each_attack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+
+    def counting(records: Records, count: int, stage: int, through: str) -> torch.Tensor:
+        looked.append(stage)
+        return draws.best_before(records, count, stage, through)
+
+    monkeypatch.setattr(engine, "best_before", counting)
+    report = run(Noisy(), data=digits(8), attacks=[PGD(steps=1)], batch_size=2)
+    assert looked == [stage for stage, row in enumerate(report.attacks) if row.examples_in]
 
 
 def test_judging_by_draws_is_part_of_the_cost() -> None:
@@ -236,8 +260,14 @@ def test_violations_on_a_random_model_score_nothing() -> None:
 def test_the_interval_respects_examples_as_units() -> None:
     assert mean_share(torch.tensor([DRAWS, 0, DRAWS, DRAWS])) == wilson(3, 4)
     assert mean_share(torch.tensor([DRAWS // 2] * 6)) == wilson(3, 6)
-    found = summed_up(torch.tensor([DRAWS, DRAWS - 1, DRAWS // 2 + 1, DRAWS // 2, 0]))
+    withstood = torch.tensor([DRAWS, DRAWS - 1, DRAWS // 2 + 1, DRAWS // 2, 0])
+    right = torch.ones(5, dtype=torch.bool)
+    found = summed_up(withstood, right)
     assert (found.majority.value, found.all.value) == (0.6, 0.2)
+    # Lucky draws win nothing back that was lost on the clean image.
+    right[0] = False
+    found = summed_up(withstood, right)
+    assert (found.majority.value, found.all.value) == (0.4, 0.0)
 
 
 def test_a_lucky_draw_ends_no_search() -> None:

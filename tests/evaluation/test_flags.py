@@ -355,6 +355,8 @@ def test_flags_come_in_order_and_once() -> None:
         robust=wilson(1, 2),
         total=2,
         measured=[later, first, again],
+        violations=1,
+        violators=["pgd"],
     )
     assert [flag.id for flag in found] == ["F1", "F6", "F11", "saturated-logits"]
     assert found[0] == first
