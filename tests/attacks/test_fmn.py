@@ -69,6 +69,16 @@ def test_linear_models_are_crossed_near_the_optimum(
     assert bool((found <= (1.05 if classes == 2 else 1.5) * best).all())
 
 
+@pytest.mark.parametrize(("norm", "times"), [("linf", 1.05), ("l2", 1.05), ("l1", 2.0)])
+def test_small_leads_are_no_reason_to_look_far_away(norm: Norm, times: float) -> None:
+    """The cross-entropy of a model that is sure of nothing is far from 0 at its boundaries."""
+    problem = linear_problem((3, 16, 16), classes=10, examples=4)
+    model = Linear(problem.model.weight * 0.02, problem.model.bias * 0.02)
+    changed, _ = attacked(FMN(), model, problem.clean, Objective(problem.labels), norm)
+    found = distances(model, problem.clean, changed, problem.labels, norm)
+    assert bool((found <= times * problem.smallest(norm)).all())
+
+
 @norms
 @pytest.mark.parametrize("loss", ["margin", "cross-entropy", "dlr"])
 def test_a_class_named_by_the_goal_is_reached(norm: Norm, loss: str) -> None:
