@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import evaluate
-from robustkit.attacks import FGSM, PGD
+from robustkit.attacks import FGSM, FMN, PGD
 from robustkit.data import LabelledImages
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.flags_verdict import sanity_flags
@@ -273,6 +273,17 @@ def test_transfer_that_beats_direct_attacks_raises_f2(
     assert (found is not None) == raised
     if found is not None:
         assert (found.id, found.severity) == ("F2", "void")
+
+
+def test_a_sweep_of_radii_hides_no_f2() -> None:
+    plan = [
+        Line(name="pgd", attack=PGD()),
+        Line(name="pgd", attack=PGD(), through="surrogate:mean"),
+        Line(name="fmn", attack=FMN(), role="distances"),
+    ]
+    rows = [row("direct", 0), row("surrogate:mean", 60), row("direct", 0)]
+    found = sanity_flags(plan=plan, rows=rows, robust=wilson(900, 2000), total=2000, measured=())
+    assert [flag.id for flag in found] == ["F2"]
 
 
 def test_one_example_never_raises_f2() -> None:
