@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from robustkit.attacks import FGSM, PGD, EvasionAttack, Square
+from robustkit.attacks._eot import EOT
 from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import DoesNotFit
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.blocks import parts
-from robustkit.evaluation.flags_sample import Measurement, Site, broken_by, climb, one_step
-from robustkit.evaluation.plans import Line
+from robustkit.evaluation.flags_sample import Measurement, Site, broken_by, climb
 from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.threat_models import Access, LpBall, ThreatModel, Untargeted, grant
@@ -88,7 +88,7 @@ def _dead(gradient: torch.Tensor) -> int:
 
 def single_step(site: Site) -> Found:
     """One large step against several small ones."""
-    reverse = not any(one_step(line.attack) for line in site.lines)
+    reverse = not any(line.one_step for line in site.lines)
     attack: Stepwise[Any]
     if reverse:
         attack, pool = FGSM(), site.hardest
@@ -151,20 +151,12 @@ def black_box(site: Site) -> Found:
 
 def twice_the_steps(site: Site) -> Found:
     """The longest attack of the plan once more, with twice the steps and a start of its own."""
-    lines = [line for line in site.lines if line.through == "direct" and _steps(line)]
+    lines = [line for line in site.lines if line.through == "direct" and line.steps]
     if not lines:
         raise DoesNotFit("no attack that was run has steps to double.")
-    line = max(reversed(lines), key=_steps)
-    steps = 2 * _steps(line)
-    fields = {field.name for field in dataclasses.fields(line.attack)}  # type: ignore[arg-type]
-    # One attempt, from a start that the run has not had.
-    wanted: dict[str, Any] = {"steps": steps, "random_start": True, "restarts": 1}
-    if getattr(line.attack, "targets", 0):
-        wanted["targets"] = 1
-    attack: EvasionAttack[Any] = dataclasses.replace(
-        line.attack,  # type: ignore[type-var]
-        **{name: value for name, value in wanted.items() if name in fields},
-    )
+    line = max(reversed(lines), key=lambda line: line.steps)
+    steps = 2 * line.steps
+    attack = _once_more(line.attack, steps)
     # Ranking its targets takes at most so many passes more.
     price = 2 * (steps + 6) + site.judging
     enough = max(_MANY, math.ceil(_POINTS * site.total))
@@ -176,9 +168,19 @@ def twice_the_steps(site: Site) -> Found:
     return [flag], _measurement("F7", told, len(rows), cost, {"broken": broken, "steps": steps})
 
 
-def _steps(line: Line) -> int:
-    steps = getattr(line.attack, "steps", 0) if isinstance(line.attack, Stepwise) else 0
-    return steps if isinstance(steps, int) else 0
+def _once_more(attack: EvasionAttack[Any], steps: int) -> EvasionAttack[Any]:
+    """The attack with so many steps, and one attempt from a start that the run has not had."""
+    if isinstance(attack, EOT):
+        return _once_more(attack.attack, steps)
+    fields = {field.name for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
+    wanted: dict[str, Any] = {"steps": steps, "random_start": True, "restarts": 1}
+    if getattr(attack, "targets", 0):
+        wanted["targets"] = 1
+    again: EvasionAttack[Any] = dataclasses.replace(
+        attack,  # type: ignore[type-var]
+        **{name: value for name, value in wanted.items() if name in fields},
+    )
+    return again
 
 
 def climbs(site: Site) -> Found:

@@ -12,6 +12,7 @@ from robustkit.attacks.losses import margin
 from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise
+from robustkit.evaluation.adaptive import patient
 from robustkit.evaluation.blocks import narrow, parts
 from robustkit.evaluation.draws import DRAWS
 from robustkit.evaluation.engine import Engine
@@ -88,7 +89,7 @@ class Site:
         fell = [standing.status(row) in ("broken", "misclassified") for row in by_id.tolist()]
         stands = by_id[~torch.tensor(fell)]
         self.hardest = stands[share[stands].argsort(stable=True)]
-        steps = [at for at, line in enumerate(plan) if one_step(line.attack)]
+        steps = [at for at, line in enumerate(plan) if line.one_step]
         fallen = by_id[torch.isin(standing.broken_by[by_id], torch.tensor(steps))]
         self.stepped = fallen[standing.clean_lead[fallen].argsort(stable=True)]
         self._targets = _targets(engine)
@@ -131,11 +132,6 @@ class Site:
         return passes
 
 
-def one_step(attack: EvasionAttack[Any]) -> bool:
-    """Whether an attack makes a single step."""
-    return isinstance(attack, Stepwise) and not hasattr(attack, "steps")
-
-
 def broken_by(
     site: Site,
     attack: EvasionAttack[Any],
@@ -145,6 +141,7 @@ def broken_by(
 ) -> tuple[int, Passes]:
     """How many examples an attack breaks, judged on fresh passes, and the cost."""
     engine, broken = site.engine, 0
+    attack = attack if engine.jury is None else patient(attack)
     threat = threat or engine.threat
     cost = Passes()
     for part in parts(rows, engine.width):

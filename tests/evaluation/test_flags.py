@@ -250,6 +250,9 @@ def test_a_random_model_is_measured_by_most_of_its_draws(
     assert set(severities(report)) == {"F1", "F11"}
     rows = measured(report)
     assert rows["F8"]["values"]["broken"] == rows["F8"]["examples"] > 0
+    # Averages over draws take steps as well, and more than one.
+    assert rows["F9"]["measured"].startswith("FGSM on the ")
+    assert rows["F7"]["measured"].startswith("pgd with 40 steps instead of 20 on the ")
     cost, beside = spent(report)
     assert beside < cost
 
