@@ -48,6 +48,17 @@ def _enough(rows: torch.Tensor) -> torch.Tensor:
     return rows
 
 
+def _compare(site: Site, steps: int) -> None:
+    """Refuse to compare so many steps or queries with attacks that the budget has cut short.
+
+    Raises:
+        DoesNotFit: It has.
+    """
+    limit = site.engine.threat.budget.queries
+    if limit is not None and limit < steps:
+        raise DoesNotFit(f"the attacks had {limit} queries, too few to compare with {steps}.")
+
+
 @torch.enable_grad()
 def gradients(site: Site) -> Found:
     """Whether gradients are zero and logits tie."""
@@ -91,6 +102,7 @@ def single_step(site: Site) -> Found:
     reverse = not any(line.one_step for line in site.lines)
     attack: Stepwise[Any]
     if reverse:
+        _compare(site, max((line.steps for line in site.lines), default=0))
         attack, pool = FGSM(), site.hardest
     else:
         attack = PGD(steps=_SMALL_STEPS, loss="margin", random_start=False)
@@ -140,9 +152,10 @@ def black_box(site: Site) -> Found:
         raise DoesNotFit("the plan has Square itself; see its row.")
     fewest, largest = _QUERIES
     _check(site, Square())
+    _compare(site, fewest)
     rows = _enough(site.affordable(site.hardest, fewest + site.judging, _SHARES["F5"], _MANY // 2))
     queries = int(site.left * _SHARES["F5"]) // len(rows) - site.judging
-    queries = min(max(queries, fewest), largest)
+    queries = min(max(queries, fewest), site.engine.threat.budget.queries or largest, largest)
     broken, cost = broken_by(site, Square(queries=queries), rows, "F5")
     flag = flags.black_box_wins(broken, len(rows), queries, sample=True)
     told = f"Square with {queries} queries each on the {len(rows)} hardest standing examples"
@@ -156,6 +169,7 @@ def twice_the_steps(site: Site) -> Found:
         raise DoesNotFit("no attack that was run has steps to double.")
     line = max(reversed(lines), key=lambda line: line.steps)
     steps = 2 * line.steps
+    _compare(site, steps)
     attack = _once_more(line.attack, steps)
     # Ranking its targets takes at most so many passes more.
     price = 2 * (steps + 6) + site.judging

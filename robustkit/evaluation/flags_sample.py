@@ -146,7 +146,7 @@ def broken_by(
     cost = Passes()
     for part in parts(rows, engine.width):
         streams = engine.streams(part, f"flags {purpose}")
-        meter = threat.meter(engine.model, streams, width=site.width)
+        meter = site.meter(part, purpose)
         view = grant(meter, attack.access)
         clean, wanted = engine.inputs(part), site.objective(part)
         points = attack.run(view, clean, wanted, threat.allowed, streams=streams)

@@ -20,7 +20,7 @@ from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
 from robustkit.report import AttackRow, Draws, EvasionReport
 from robustkit.statistics import wilson
-from robustkit.threat_models import Output, ThreatModel, parse_goal
+from robustkit.threat_models import Budget, LpBall, Output, ThreatModel, parse_goal
 from tests.evaluation.cheats import Cheat
 from tests.evaluation.victims import RADII, Counting, digits, outcome, threat
 
@@ -330,6 +330,32 @@ def test_square_in_the_plan_is_read_from_its_row() -> None:
         plan=plan[1:], rows=rows[1:], robust=wilson(900, 2000), total=2000, measured=()
     )
     assert alone == []
+
+
+def brightness() -> nn.Sequential:
+    """Class 0 where the one value is above 0.1."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        model[1].bias.copy_(torch.tensor([-0.1, 0.0]))
+    return model
+
+
+@pytest.mark.parametrize(("queries", "compared"), [(4, False), (200, True)])
+def test_the_budget_of_the_adversary_is_not_that_of_the_flags(queries: int, compared: bool) -> None:
+    adversary = ThreatModel(
+        name="few questions",
+        perturbation=LpBall(norm="linf", radius=0.05),
+        budget=Budget(queries=queries),
+    )
+    images = torch.full((60, 1, 1, 1), 0.45), torch.zeros(60, dtype=torch.int64)
+    report = evaluate(brightness(), images, adversary, attacks=[PGD(steps=20)])
+    assert set(severities(report)) == {"F11"}
+    rows = measured(report)
+    assert rows["F8"]["values"]["broken"] == rows["F8"]["examples"] > 0
+    # What gradient attacks could do in 4 questions says nothing beside Square's 100.
+    assert all(bool(rows[name]["examples"]) == compared for name in ("F5", "F7", "F9"))
+    assert ("the attacks had 4 queries" in rows["F5"]["measured"]) != compared
 
 
 def test_thresholds_are_exact() -> None:
