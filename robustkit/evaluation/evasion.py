@@ -180,8 +180,7 @@ def evaluate(
                 engine,
                 lines,
                 _standing(engine, lines),
-                classes=found.classes,
-                before=found.passes,
+                found,
                 folder=out,
             )
             right = _standing(engine, lines).right

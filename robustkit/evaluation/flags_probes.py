@@ -15,6 +15,7 @@ from robustkit.errors import DoesNotFit
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.blocks import parts
 from robustkit.evaluation.flags_sample import Measurement, Site, broken_by, climb
+from robustkit.evaluation.guards import every_loss
 from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.threat_models import Access, LpBall, ThreatModel, Untargeted, grant
@@ -63,25 +64,22 @@ def _compare(site: Site, steps: int) -> None:
 def gradients(site: Site) -> Found:
     """Whether gradients are zero and logits tie."""
     rows = _enough(site.affordable(site.hardest, 3, _SHARES["F3"], _MANY))
-    cross_entropy = top = ties = 0
+    dead = top = ties = 0
     cost = Passes()
     for part in parts(rows, site.engine.width):
         meter = site.meter(part, "F3")
         view: Any = grant(meter, Access.GRADIENT)
         inputs = site.engine.inputs(part).requires_grad_()
         logits = view.logits(inputs)
-        # The usual form, which other packages use as well.
-        loss = torch.nn.functional.cross_entropy(
-            logits, site.objective(part).labels, reduction="none"
-        )
-        cross_entropy += _dead(input_gradient(loss, inputs, keep=True))
+        loss = every_loss(logits, site.objective(part))
+        dead += _dead(input_gradient(loss, inputs, keep=True))
         top += _dead(input_gradient(logits.amax(1), inputs))
         largest = logits.detach().topk(min(2, logits.shape[1])).values
         ties += int((largest[:, 0] == largest[:, -1]).sum()) if largest.shape[1] > 1 else 0
         cost += site.pay(meter.ledger)
     told = "standing examples"
     raised = [
-        flags.dead_gradients(cross_entropy, top, len(rows), told),
+        flags.dead_gradients(dead, top, len(rows), told),
         flags.top_ties(ties, len(rows)),
     ]
     return raised, _measurement(
@@ -89,7 +87,7 @@ def gradients(site: Site) -> Found:
         f"gradients and the two largest logits of the {len(rows)} hardest {told}",
         len(rows),
         cost,
-        {"cross_entropy_dead": cross_entropy, "top_logit_dead": top, "ties": ties},
+        {"loss_dead": dead, "top_logit_dead": top, "ties": ties},
     )
 
 

@@ -16,6 +16,7 @@ from robustkit.evaluation.adaptive import patient
 from robustkit.evaluation.blocks import narrow, parts
 from robustkit.evaluation.draws import DRAWS
 from robustkit.evaluation.engine import Engine
+from robustkit.evaluation.guards import Inspection
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Standing
 from robustkit.passes import Ledger, Passes, padded
@@ -58,6 +59,7 @@ class Site:
         lines: The attacks of the plan.
         total: How many examples there are.
         classes: How many classes the model knows.
+        blind: (N,) bool, for the first examples: no loss has a slope on the clean image.
         leads: By how much the right class leads, for each example that is right at first.
         hardest: (M,) positions of the examples that stand, the ones with the least of their lead
             left first; equal ones by id, so that the order of the data does not matter.
@@ -66,16 +68,14 @@ class Site:
         judging: Passes that judging a point takes.
     """
 
-    def __init__(
-        self, engine: Engine, plan: Plan, standing: Standing, *, classes: int, before: Passes
-    ) -> None:
-        """Args: the run, its examples after the clean pass, what the checks before it have cost."""
+    def __init__(self, engine: Engine, plan: Plan, standing: Standing, found: Inspection) -> None:
+        """Args: the run, its examples after the clean pass, what the checks before it found."""
         self.engine = engine
         self.width = narrow(engine.width)
         self.lines = [line for line in plan if line.role == "plan"]
         self.total = len(engine.data)
-        self.classes = classes
-        self.left = _spent(engine, plan) - before.forward - before.backward
+        self.classes, self.blind = found.classes, found.blind
+        self.left = _spent(engine, plan) - found.passes.forward - found.passes.backward
         # Passes of a judgement: of a random model, a majority of draws decides.
         self.judging = 1 if engine.jury is None else DRAWS
         for stage in range(len(plan)):

@@ -149,9 +149,28 @@ def test_a_model_that_changes_its_mind_late_raises_f1(model: CNN) -> None:
 def test_gradients_that_are_zero_raise_f3(model: CNN) -> None:
     report = report_on(Altered(model, before=rounded))
     assert severities(report)["F3"] == "void"
-    assert "24 clean images" in message(report, "F3")
+    assert "24 clean images that stand" in message(report, "F3")
     dead = measured(report)["F3,F4"]["values"]
-    assert dead["top_logit_dead"] == dead["cross_entropy_dead"] > 0
+    assert dead["top_logit_dead"] == dead["loss_dead"] > 0
+
+
+def test_a_slope_that_only_the_cross_entropy_has_lost_raises_no_f3() -> None:
+    images = torch.linspace(0.15, 0.75, 24).reshape(-1, 1, 1, 1), torch.zeros(24, dtype=torch.int64)
+    steep = Altered(brightness(), after=lambda logits: 1e4 * logits)
+    report = evaluate(steep, images, LOW, attacks=[PGD(steps=8, loss="margin")])
+    assert 0 < report.robust_accuracy.value < 1
+    assert set(severities(report)) == {"F11", "saturated-logits"}
+
+
+def test_examples_that_fall_all_the_same_raise_no_f3() -> None:
+    # The darker half is blind at first, and falls to random starts.
+    flat = Altered(brightness(), before=lambda inputs: torch.where(inputs == 0.2, 0.2, inputs))
+    images = torch.tensor([0.2, 0.8]).repeat(12).reshape(-1, 1, 1, 1)
+    data = images, torch.zeros(24, dtype=torch.int64)
+    report = evaluate(flat, data, LOW, attacks=[PGD(steps=8, restarts=20)])
+    assert report.robust_accuracy.value == 0.5
+    assert "F3" not in severities(report)
+    assert "F3" in severities(evaluate(flat, data, LOW, attacks=[FGSM()]))
 
 
 def test_ties_raise_f4(model: CNN) -> None:
@@ -332,13 +351,16 @@ def test_square_in_the_plan_is_read_from_its_row() -> None:
     assert alone == []
 
 
+LOW = ThreatModel(name="low", perturbation=LpBall(norm="linf", radius=0.3))
+
+
 def brightness() -> nn.Sequential:
     """Class 0 where the one value is above 0.1."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    layer = nn.Linear(1, 2)
     with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
-        model[1].bias.copy_(torch.tensor([-0.1, 0.0]))
-    return model
+        layer.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        layer.bias.copy_(torch.tensor([-0.1, 0.0]))
+    return nn.Sequential(nn.Flatten(), layer)
 
 
 @pytest.mark.parametrize(("queries", "compared"), [(4, False), (200, True)])
