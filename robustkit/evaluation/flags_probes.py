@@ -236,7 +236,7 @@ def _measurement(
         flag=flag,
         measured=measured,
         examples=examples,
-        values=values,
+        values={name: n if math.isfinite(n) else None for name, n in values.items()},
         forward=cost.forward,
         backward=cost.backward,
         rows_run=cost.rows_run,

@@ -35,7 +35,7 @@ class Measurement:
         flag: The flag's id; several are joined by a comma.
         measured: What was run, in words; for a measurement left out the reason.
         examples: On how many examples.
-        values: The numbers found.
+        values: The numbers found; None for what is not finite.
         forward: Forward passes.
         backward: Backward passes.
         rows_run: Rows the hardware worked on.
@@ -44,7 +44,7 @@ class Measurement:
     flag: str
     measured: str
     examples: Count = 0
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float | None] = field(default_factory=dict)
     forward: Count = 0
     backward: Count = 0
     rows_run: Count = 0

@@ -36,11 +36,14 @@ def step_sensitive(gains: Sequence[float], examples: int) -> Flag | None:
     """What an attack gains depends on the length of its steps.
 
     Args:
-        gains: By how much the margin rose on average, for each length.
+        gains: By how much the margin rose on average, for each length; not finite for a model
+            that answers so.
         examples: How many examples were tried.
     """
     best, worst = max(gains), min(gains)
-    if examples < FEW or best <= 0 or best <= _STEP_SIZES * worst:
+    if examples < FEW or not all(map(math.isfinite, gains)):
+        return None
+    if best <= 0 or best <= _STEP_SIZES * worst:
         return None
     told = ", ".join(f"{gain:.3g}" for gain in gains)
     return Flag(

@@ -201,10 +201,10 @@ class _Probe:
                 f"The model cannot take images of {shape} (channels x height x width): "
                 f"{_told(error)}. Give data of the size the model was made for."
             ) from error
-        if not logits.shape[1] or logits.dtype not in (torch.float32, torch.float64):
+        if logits.shape[1] < 2 or logits.dtype not in (torch.float32, torch.float64):
             raise BadInput(
                 f"The model answers {logits.shape[1]} classes in {logits.dtype}; it must answer at "
-                "least one, in float32."
+                "least two, in float32."
             )
         return logits
 

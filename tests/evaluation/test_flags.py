@@ -18,7 +18,7 @@ from robustkit.evaluation.flags_verdict import sanity_flags
 from robustkit.evaluation.plans import Line
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
-from robustkit.report import AttackRow, Draws, EvasionReport
+from robustkit.report import AttackRow, Draws, EvasionReport, read
 from robustkit.statistics import wilson
 from robustkit.threat_models import Budget, LpBall, Output, ThreatModel, parse_goal
 from tests.evaluation.cheats import Cheat
@@ -203,6 +203,17 @@ def test_too_few_steps_raise_f7(model: CNN) -> None:
     strong = report_on(model, 100, plan="standard")
     assert "F7" not in severities(strong)
     assert measured(strong)["F7"]["examples"] > 4
+
+
+def test_what_cannot_be_measured_is_null(tmp_path: Path) -> None:
+    certain = Altered(brightness(), after=lambda logits: logits + torch.tensor([torch.inf, 0.0]))
+    images = torch.full((12, 1, 1, 1), 0.5), torch.zeros(12, dtype=torch.int64)
+    arguments: dict[str, Any] = {"attacks": [PGD(steps=40)], "out": tmp_path / "run"}
+    for resume in (False, True):
+        report = evaluate(certain, images, LOW, resume=resume, **arguments)
+        assert measured(report)["loss-not-rising,step-size"]["values"]["half"] is None
+        assert "step-size" not in severities(report)
+    assert read(tmp_path / "run" / "report.json") == report
 
 
 def test_reversed_slopes_raise_f9_and_the_step_size_flag(model: CNN) -> None:
@@ -399,6 +410,7 @@ def test_thresholds_are_exact() -> None:
     assert flags_surface.step_sensitive([1.0, 1.2, 1.5], 4) is None
     assert flags_surface.step_sensitive([1.0, 1.2, 1.6], 4) is not None
     assert flags_surface.step_sensitive([-1.0, -1.2, 0.0], 4) is None
+    assert flags_surface.step_sensitive([1.0, math.nan, 3.0], 4) is None
     assert flags_surface.saturated([16.6, 16.6, 20.0], 2) is None
     assert flags_surface.saturated([16.6, 16.7, 20.0], 2) is not None
 

@@ -230,6 +230,8 @@ def test_answers_of_another_shape_are_refused(model: CNN) -> None:
         quick(Altered(model, lambda logits: logits[:, :, None]))
     with pytest.raises(BadInput, match="answers 0 classes"):
         quick(Altered(model, lambda logits: logits[:, :0]))
+    with pytest.raises(BadInput, match=r"answers 1 classes .* at least two"):
+        quick(Altered(model, lambda logits: logits[:, :1]))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
