@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,8 @@ def _identity(
 ) -> Mapping[str, Any]:
     """What makes two runs the same run."""
     return {
+        "robustkit version": version("robustkit"),
+        "torch version": torch.__version__,
         "model": model.sha256,
         "data": hashlib.sha256(f"{data.sha256} {data.ids.tolist()}".encode()).hexdigest(),
         "n": len(data),
