@@ -75,7 +75,7 @@ def inspect(
         DeviceLost: Not one example fits into memory.
     """
     _check_access(model, threat)
-    _check_dtype(model)
+    _check_tensors(model)
     _check_range(data, threat)
     probe = _Probe(model, data, device, seed)
     if most(model) is Access.DECISION:
@@ -231,7 +231,12 @@ def _check_access(model: nn.Module, threat: ThreatModel) -> None:
         )
 
 
-def _check_dtype(model: nn.Module) -> None:
+def _check_tensors(model: nn.Module) -> None:
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise BadInput(
+            "The model was made under torch.inference_mode(), so that torch differentiates nothing "
+            "through it. Make it outside, or give copy.deepcopy(model)."
+        )
     wrong = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     wrong |= {b.dtype for b in model.buffers()} & {torch.float16, torch.bfloat16}
     if wrong:

@@ -1,5 +1,6 @@
 """Checks before a run, and the state in which a model is held and given back."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +186,14 @@ def test_nan_gradients_make_the_verdict_void(model: CNN) -> None:
 def test_too_few_classes_are_refused() -> None:
     with pytest.raises(BadInput, match="the label 9, but the model answers 3 classes"):
         quick(network(classes=3), digits(40))
+
+
+def test_a_model_made_in_inference_mode_is_refused_and_its_copy_is_not() -> None:
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(BadInput, match=r"inference_mode\(\).* copy.deepcopy"):
+        quick(model, digits(2))
+    assert quick(copy.deepcopy(model), digits(2)).violations == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
