@@ -23,7 +23,12 @@ def input_gradient(value: Tensor, inputs: Tensor, *, keep: bool = False) -> Tens
     """
     gradient = None
     if value.requires_grad:
-        (gradient,) = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=keep)
+        try:
+            (gradient,) = torch.autograd.grad(
+                value.sum(), inputs, allow_unused=True, retain_graph=keep
+            )
+        except NotImplementedError as error:
+            raise no_gradient() from error
     if gradient is None:
         raise no_gradient()
     # One NaN would spread over the image; a value without a slope is not stepped on.

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from robustkit.attacks import FGSM, PGD, Square, Stepwise
+from robustkit.attacks import PGD, EvasionAttack, Square, Stepwise
 from robustkit.attacks._eot import EOT
 from robustkit.errors import BadInput
 from robustkit.evaluation.draws import RUNGS
@@ -86,7 +87,11 @@ def adapted(
     random = bool(getattr(model, "stochastic", False))
     if not names and not random:
         return list(lines), []
-    direct = [_patient(line) for line in lines] if random else list(lines)
+    direct = list(lines)
+    if random:
+        direct = [
+            dataclasses.replace(line, attack=patient(line.attack), lead_left=None) for line in lines
+        ]
     climbing = [
         dataclasses.replace(line, lead_left=None) for line in direct if _follows_slopes(line)
     ]
@@ -95,10 +100,10 @@ def adapted(
         found += [_through(line, f"surrogate:{name}") for line in climbing]
     if names:
         found += [_through(line, "bpda") for line in climbing]
-    longest = max(climbing, key=_steps, default=None)
+    longest = max(climbing, key=lambda line: line.steps, default=None)
     if random and longest is not None:
         found += _averages(longest, names, threat)
-    if names and longest is not None and not isinstance(longest.attack, FGSM):
+    if names and longest is not None and not longest.one_step:
         found.append(_through(longest, "warm"))
     found = _with_square(found, threat, random=random) if ends else found
     return _without_slope(found) if names and not differentiable else (found, [])
@@ -120,24 +125,19 @@ def _follows_slopes(line: Line) -> bool:
     return isinstance(line.attack, Stepwise) and not line.attack.minimises
 
 
-def _patient(line: Line) -> Line:
-    """The line for a random model: a lucky draw ends no search."""
-    if not isinstance(line.attack, Stepwise) or line.attack.minimises:
-        return dataclasses.replace(line, lead_left=None)
-    return dataclasses.replace(line, attack=EOT(attack=line.attack, average=1), lead_left=None)
+def patient(attack: EvasionAttack[Any]) -> EvasionAttack[Any]:
+    """The attack for a random model: a lucky draw ends no search."""
+    if not isinstance(attack, Stepwise) or isinstance(attack, EOT) or attack.minimises:
+        return attack
+    return EOT(attack=attack, average=1)
 
 
 def _through(line: Line, through: str) -> Line:
     return dataclasses.replace(line, through=through)
 
 
-def _steps(line: Line) -> int:
-    attack = line.attack.attack if isinstance(line.attack, EOT) else line.attack
-    return int(getattr(attack, "steps", 0))
-
-
 def _averages(longest: Line, names: Sequence[str], threat: ThreatModel) -> list[Line]:
-    steps = max(_steps(longest), 1)
+    steps = max(longest.steps, 1)
     # With fewer than 20 steps, shorter ones would not cross the set.
     length = max(_STEP, 2.5 / steps)
     pgd = PGD(loss="margin", steps=steps, step_size=length, momentum=_MOMENTUM)

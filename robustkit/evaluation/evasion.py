@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,7 @@ def evaluate(
                 engine,
                 lines,
                 _standing(engine, lines),
-                classes=found.classes,
-                before=found.passes,
+                found,
                 folder=out,
             )
             right = _standing(engine, lines).right
@@ -329,6 +329,8 @@ def _identity(
 ) -> Mapping[str, Any]:
     """What makes two runs the same run."""
     return {
+        "robustkit version": version("robustkit"),
+        "torch version": torch.__version__,
         "model": model.sha256,
         "data": hashlib.sha256(f"{data.sha256} {data.ids.tolist()}".encode()).hexdigest(),
         "n": len(data),

@@ -75,23 +75,23 @@ def transfer_wins(rows: Sequence[AttackRow], total: int) -> Flag | None:
     )
 
 
-def dead_gradients(cross_entropy: int, top: int | None, examples: int, which: str) -> Flag | None:
+def dead_gradients(loss: int, top: int | None, examples: int, which: str) -> Flag | None:
     """F3: gradients are exactly zero, so that gradient attacks do not move.
 
     Args:
-        cross_entropy: Examples on which the cross-entropy has no gradient.
+        loss: Examples on which neither the cross-entropy nor the margin has a gradient.
         top: Examples on which the largest logit has none; None where nobody has looked.
         examples: How many were looked at.
-        which: What they are: `clean images`.
+        which: What they are: `standing examples`.
     """
-    if not cross_entropy and (top or 0) <= _TOP_GRADIENT * examples:
+    if not loss and (top or 0) <= _TOP_GRADIENT * examples:
         return None
     logit = "" if top is None else f" and that of the largest logit for {top}"
     return Flag(
         id="F3",
         severity="void",
-        message=f"Dead gradients: on {examples} {which}, the gradient of the cross-entropy is "
-        f"exactly zero for {cross_entropy}{logit}. Gradient attacks are blind there, and their "
+        message=f"Dead gradients: on {examples} {which}, the gradient of the loss is exactly "
+        f"zero for {loss}{logit}. Gradient attacks are blind there, and their "
         "number says nothing. Attack a differentiable stand-in, and by scores (square).",
     )
 

@@ -16,10 +16,10 @@ from robustkit.evaluation.flags_probes import (
     twice_the_steps,
 )
 from robustkit.evaluation.flags_sample import Measurement, Site
+from robustkit.evaluation.guards import Inspection
 from robustkit.evaluation.keeping import measured_once
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Standing
-from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.report.codec import encode
 from robustkit.threat_models import Access, Untargeted
@@ -54,9 +54,8 @@ def diagnose(
     engine: Engine,
     plan: Plan,
     standing: Standing,
+    found: Inspection,
     *,
-    classes: int,
-    before: Passes,
     folder: Path | None = None,
 ) -> Diagnosis:
     """Measure, on the hardest examples that stand, whether the attacks can be believed.
@@ -68,15 +67,14 @@ def diagnose(
         engine: A run whose plan is complete.
         plan: What was run.
         standing: Its examples; has taken in nothing but the clean pass.
-        classes: How many classes the model knows.
-        before: What the checks before the run have cost.
+        found: What the checks before the run have found.
         folder: Where the result is kept, and taken from if it is there.
     """
     return measured_once(
         folder,
         FILE,
         Diagnosis,
-        lambda: _measured(Site(engine, plan, standing, classes=classes, before=before)),
+        lambda: _measured(Site(engine, plan, standing, found)),
     )
 
 
@@ -92,6 +90,8 @@ def _measured(site: Site) -> Diagnosis:
         "loss-not-rising,step-size": climbs,
     }
     reason = _no_use(site)
+    if reason is None:
+        raised += _blind(site)
     site.engine.progress.stage("sanity flags", len(probes), 0)
     for name, probe in probes.items():
         left_out = reason
@@ -118,6 +118,15 @@ def _clean_answers(site: Site) -> list[Flag]:
         flags_surface.saturated(site.leads, site.classes),
     )
     return [flag for flag in found if flag is not None]
+
+
+def _blind(site: Site) -> list[Flag]:
+    """F3 from the checks before the run: what has fallen all the same misled nobody."""
+    seen = site.hardest[site.hardest < len(site.blind)]
+    flag = flags.dead_gradients(
+        int(site.blind[seen].sum()), None, len(seen), "clean images that stand"
+    )
+    return [] if flag is None else [flag]
 
 
 def _no_use(site: Site) -> str | None:

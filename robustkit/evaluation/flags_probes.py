@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from robustkit.attacks import FGSM, PGD, EvasionAttack, Square
+from robustkit.attacks._eot import EOT
 from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import DoesNotFit
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.blocks import parts
-from robustkit.evaluation.flags_sample import Measurement, Site, broken_by, climb, one_step
-from robustkit.evaluation.plans import Line
+from robustkit.evaluation.flags_sample import Measurement, Site, broken_by, climb
+from robustkit.evaluation.guards import every_loss
 from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.threat_models import Access, LpBall, ThreatModel, Untargeted, grant
@@ -48,29 +49,37 @@ def _enough(rows: torch.Tensor) -> torch.Tensor:
     return rows
 
 
+def _compare(site: Site, steps: int) -> None:
+    """Refuse to compare so many steps or queries with attacks that the budget has cut short.
+
+    Raises:
+        DoesNotFit: It has.
+    """
+    limit = site.engine.threat.budget.queries
+    if limit is not None and limit < steps:
+        raise DoesNotFit(f"the attacks had {limit} queries, too few to compare with {steps}.")
+
+
 @torch.enable_grad()
 def gradients(site: Site) -> Found:
     """Whether gradients are zero and logits tie."""
     rows = _enough(site.affordable(site.hardest, 3, _SHARES["F3"], _MANY))
-    cross_entropy = top = ties = 0
+    dead = top = ties = 0
     cost = Passes()
     for part in parts(rows, site.engine.width):
         meter = site.meter(part, "F3")
         view: Any = grant(meter, Access.GRADIENT)
         inputs = site.engine.inputs(part).requires_grad_()
         logits = view.logits(inputs)
-        # The usual form, which other packages use as well.
-        loss = torch.nn.functional.cross_entropy(
-            logits, site.objective(part).labels, reduction="none"
-        )
-        cross_entropy += _dead(input_gradient(loss, inputs, keep=True))
+        loss = every_loss(logits, site.objective(part))
+        dead += _dead(input_gradient(loss, inputs, keep=True))
         top += _dead(input_gradient(logits.amax(1), inputs))
         largest = logits.detach().topk(min(2, logits.shape[1])).values
         ties += int((largest[:, 0] == largest[:, -1]).sum()) if largest.shape[1] > 1 else 0
         cost += site.pay(meter.ledger)
     told = "standing examples"
     raised = [
-        flags.dead_gradients(cross_entropy, top, len(rows), told),
+        flags.dead_gradients(dead, top, len(rows), told),
         flags.top_ties(ties, len(rows)),
     ]
     return raised, _measurement(
@@ -78,7 +87,7 @@ def gradients(site: Site) -> Found:
         f"gradients and the two largest logits of the {len(rows)} hardest {told}",
         len(rows),
         cost,
-        {"cross_entropy_dead": cross_entropy, "top_logit_dead": top, "ties": ties},
+        {"loss_dead": dead, "top_logit_dead": top, "ties": ties},
     )
 
 
@@ -88,9 +97,10 @@ def _dead(gradient: torch.Tensor) -> int:
 
 def single_step(site: Site) -> Found:
     """One large step against several small ones."""
-    reverse = not any(one_step(line.attack) for line in site.lines)
+    reverse = not any(line.one_step for line in site.lines)
     attack: Stepwise[Any]
     if reverse:
+        _compare(site, max((line.steps for line in site.lines), default=0))
         attack, pool = FGSM(), site.hardest
     else:
         attack = PGD(steps=_SMALL_STEPS, loss="margin", random_start=False)
@@ -140,9 +150,10 @@ def black_box(site: Site) -> Found:
         raise DoesNotFit("the plan has Square itself; see its row.")
     fewest, largest = _QUERIES
     _check(site, Square())
+    _compare(site, fewest)
     rows = _enough(site.affordable(site.hardest, fewest + site.judging, _SHARES["F5"], _MANY // 2))
     queries = int(site.left * _SHARES["F5"]) // len(rows) - site.judging
-    queries = min(max(queries, fewest), largest)
+    queries = min(max(queries, fewest), site.engine.threat.budget.queries or largest, largest)
     broken, cost = broken_by(site, Square(queries=queries), rows, "F5")
     flag = flags.black_box_wins(broken, len(rows), queries, sample=True)
     told = f"Square with {queries} queries each on the {len(rows)} hardest standing examples"
@@ -151,20 +162,13 @@ def black_box(site: Site) -> Found:
 
 def twice_the_steps(site: Site) -> Found:
     """The longest attack of the plan once more, with twice the steps and a start of its own."""
-    lines = [line for line in site.lines if line.through == "direct" and _steps(line)]
+    lines = [line for line in site.lines if line.through == "direct" and line.steps]
     if not lines:
         raise DoesNotFit("no attack that was run has steps to double.")
-    line = max(reversed(lines), key=_steps)
-    steps = 2 * _steps(line)
-    fields = {field.name for field in dataclasses.fields(line.attack)}  # type: ignore[arg-type]
-    # One attempt, from a start that the run has not had.
-    wanted: dict[str, Any] = {"steps": steps, "random_start": True, "restarts": 1}
-    if getattr(line.attack, "targets", 0):
-        wanted["targets"] = 1
-    attack: EvasionAttack[Any] = dataclasses.replace(
-        line.attack,  # type: ignore[type-var]
-        **{name: value for name, value in wanted.items() if name in fields},
-    )
+    line = max(reversed(lines), key=lambda line: line.steps)
+    steps = 2 * line.steps
+    _compare(site, steps)
+    attack = _once_more(line.attack, steps)
     # Ranking its targets takes at most so many passes more.
     price = 2 * (steps + 6) + site.judging
     enough = max(_MANY, math.ceil(_POINTS * site.total))
@@ -176,9 +180,19 @@ def twice_the_steps(site: Site) -> Found:
     return [flag], _measurement("F7", told, len(rows), cost, {"broken": broken, "steps": steps})
 
 
-def _steps(line: Line) -> int:
-    steps = getattr(line.attack, "steps", 0) if isinstance(line.attack, Stepwise) else 0
-    return steps if isinstance(steps, int) else 0
+def _once_more(attack: EvasionAttack[Any], steps: int) -> EvasionAttack[Any]:
+    """The attack with so many steps, and one attempt from a start that the run has not had."""
+    if isinstance(attack, EOT):
+        return _once_more(attack.attack, steps)
+    fields = {field.name for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
+    wanted: dict[str, Any] = {"steps": steps, "random_start": True, "restarts": 1}
+    if getattr(attack, "targets", 0):
+        wanted["targets"] = 1
+    again: EvasionAttack[Any] = dataclasses.replace(
+        attack,  # type: ignore[type-var]
+        **{name: value for name, value in wanted.items() if name in fields},
+    )
+    return again
 
 
 def climbs(site: Site) -> Found:
@@ -222,7 +236,7 @@ def _measurement(
         flag=flag,
         measured=measured,
         examples=examples,
-        values=values,
+        values={name: n if math.isfinite(n) else None for name, n in values.items()},
         forward=cost.forward,
         backward=cost.backward,
         rows_run=cost.rows_run,

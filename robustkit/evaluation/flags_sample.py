@@ -12,9 +12,11 @@ from robustkit.attacks.losses import margin
 from robustkit.attacks.rows import Rows
 from robustkit.attacks.steps import input_gradient
 from robustkit.attacks.stepwise import Stepwise
+from robustkit.evaluation.adaptive import patient
 from robustkit.evaluation.blocks import narrow, parts
 from robustkit.evaluation.draws import DRAWS
 from robustkit.evaluation.engine import Engine
+from robustkit.evaluation.guards import Inspection
 from robustkit.evaluation.plans import Plan
 from robustkit.evaluation.summary import Standing
 from robustkit.passes import Ledger, Passes, padded
@@ -33,7 +35,7 @@ class Measurement:
         flag: The flag's id; several are joined by a comma.
         measured: What was run, in words; for a measurement left out the reason.
         examples: On how many examples.
-        values: The numbers found.
+        values: The numbers found; None for what is not finite.
         forward: Forward passes.
         backward: Backward passes.
         rows_run: Rows the hardware worked on.
@@ -42,7 +44,7 @@ class Measurement:
     flag: str
     measured: str
     examples: Count = 0
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float | None] = field(default_factory=dict)
     forward: Count = 0
     backward: Count = 0
     rows_run: Count = 0
@@ -57,6 +59,7 @@ class Site:
         lines: The attacks of the plan.
         total: How many examples there are.
         classes: How many classes the model knows.
+        blind: (N,) bool, for the first examples: no loss has a slope on the clean image.
         leads: By how much the right class leads, for each example that is right at first.
         hardest: (M,) positions of the examples that stand, the ones with the least of their lead
             left first; equal ones by id, so that the order of the data does not matter.
@@ -65,16 +68,14 @@ class Site:
         judging: Passes that judging a point takes.
     """
 
-    def __init__(
-        self, engine: Engine, plan: Plan, standing: Standing, *, classes: int, before: Passes
-    ) -> None:
-        """Args: the run, its examples after the clean pass, what the checks before it have cost."""
+    def __init__(self, engine: Engine, plan: Plan, standing: Standing, found: Inspection) -> None:
+        """Args: the run, its examples after the clean pass, what the checks before it found."""
         self.engine = engine
         self.width = narrow(engine.width)
         self.lines = [line for line in plan if line.role == "plan"]
         self.total = len(engine.data)
-        self.classes = classes
-        self.left = _spent(engine, plan) - before.forward - before.backward
+        self.classes, self.blind = found.classes, found.blind
+        self.left = _spent(engine, plan) - found.passes.forward - found.passes.backward
         # Passes of a judgement: of a random model, a majority of draws decides.
         self.judging = 1 if engine.jury is None else DRAWS
         for stage in range(len(plan)):
@@ -87,7 +88,7 @@ class Site:
         fell = [standing.status(row) in ("broken", "misclassified") for row in by_id.tolist()]
         stands = by_id[~torch.tensor(fell)]
         self.hardest = stands[share[stands].argsort(stable=True)]
-        steps = [at for at, line in enumerate(plan) if one_step(line.attack)]
+        steps = [at for at, line in enumerate(plan) if line.one_step]
         fallen = by_id[torch.isin(standing.broken_by[by_id], torch.tensor(steps))]
         self.stepped = fallen[standing.clean_lead[fallen].argsort(stable=True)]
         self._targets = _targets(engine)
@@ -130,11 +131,6 @@ class Site:
         return passes
 
 
-def one_step(attack: EvasionAttack[Any]) -> bool:
-    """Whether an attack makes a single step."""
-    return isinstance(attack, Stepwise) and not hasattr(attack, "steps")
-
-
 def broken_by(
     site: Site,
     attack: EvasionAttack[Any],
@@ -144,11 +140,12 @@ def broken_by(
 ) -> tuple[int, Passes]:
     """How many examples an attack breaks, judged on fresh passes, and the cost."""
     engine, broken = site.engine, 0
+    attack = attack if engine.jury is None else patient(attack)
     threat = threat or engine.threat
     cost = Passes()
     for part in parts(rows, engine.width):
         streams = engine.streams(part, f"flags {purpose}")
-        meter = threat.meter(engine.model, streams, width=site.width)
+        meter = site.meter(part, purpose)
         view = grant(meter, attack.access)
         clean, wanted = engine.inputs(part), site.objective(part)
         points = attack.run(view, clean, wanted, threat.allowed, streams=streams)

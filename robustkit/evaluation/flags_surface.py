@@ -36,11 +36,14 @@ def step_sensitive(gains: Sequence[float], examples: int) -> Flag | None:
     """What an attack gains depends on the length of its steps.
 
     Args:
-        gains: By how much the margin rose on average, for each length.
+        gains: By how much the margin rose on average, for each length; not finite for a model
+            that answers so.
         examples: How many examples were tried.
     """
     best, worst = max(gains), min(gains)
-    if examples < FEW or best <= 0 or best <= _STEP_SIZES * worst:
+    if examples < FEW or not all(map(math.isfinite, gains)):
+        return None
+    if best <= 0 or best <= _STEP_SIZES * worst:
         return None
     told = ", ".join(f"{gain:.3g}" for gain in gains)
     return Flag(
@@ -68,6 +71,6 @@ def saturated(leads: Sequence[float], classes: int) -> Flag | None:
         severity="warn",
         message=f"Saturated logits: for {count} of {len(leads)} clean images the softmax is "
         "exactly 1 in float32. A cross-entropy written the usual way has lost its gradient there. "
-        "Attacks of robustkit keep it; for those of other packages, divide the logits by a "
-        "constant.",
+        "That of robustkit keeps it up to leads of about 100, the margin always. For attacks of "
+        "other packages, divide the logits by a constant.",
     )

@@ -35,9 +35,12 @@ def sanity_flags(
         tally: Robust accuracy by the attacks' own count, for a model that answers at random.
         draws: Robust accuracy on fresh draws, for such a model.
     """
+    lines = [line for line in plan if line.role != "reference"]
+    # What measures distances comes after everything, on examples that have fallen as well.
+    judged = [row for line, row in zip(lines, rows, strict=True) if line.role == "plan"]
     counted = [
-        flags.transfer_wins(rows, total),
-        _square_of_the_plan(plan, rows),
+        flags.transfer_wins(judged, total),
+        _square_of_the_plan(lines, rows),
         flags.violations(violations, violators),
         None if tally is None else flags.redraw_gap(tally, draws, total),
         flags.few_examples(robust, total),
@@ -49,9 +52,8 @@ def sanity_flags(
     return sorted(found.values(), key=_number)
 
 
-def _square_of_the_plan(plan: Plan, rows: Sequence[AttackRow]) -> Flag | None:
+def _square_of_the_plan(lines: Plan, rows: Sequence[AttackRow]) -> Flag | None:
     """F5 from a plan that has Square itself, after attacks with gradients."""
-    lines = [line for line in plan if line.role != "reference"]
     for at, (line, row) in enumerate(zip(lines, rows, strict=True)):
         white_box = any(before.backward for before in rows[:at])
         if isinstance(line.attack, Square) and line.through == "direct" and white_box:

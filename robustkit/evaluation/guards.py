@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from robustkit.attacks.losses import cross_entropy, margin
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DoesNotFit, RobustkitError
 from robustkit.evaluation.conditions import memory_shortage
-from robustkit.evaluation.flags import dead_gradients, random_answers
+from robustkit.evaluation.flags import random_answers
 from robustkit.passes import Passes, widest
 from robustkit.randomness import Streams
 from robustkit.report import Flag
 from robustkit.report.parts import Severity
-from robustkit.threat_models import Access, Meter, Targeted, ThreatModel
+from robustkit.threat_models import Access, Meter, Objective, Targeted, ThreatModel
 from robustkit.threat_models.answering import most
 
 # More rows than this bring no speed, only padding when few examples are left.
@@ -35,6 +35,7 @@ class Inspection:
         width: Rows in which the model can be run.
         flags: What the reader of the report should know.
         passes: What the checks cost; not part of the evaluation's cost.
+        blind: (N,) bool, for the first examples: attacks see no slope, whatever loss they raise.
         reproducible: Whether the model answers the same again, given the same streams.
         differentiable: Whether its answers carry a gradient, be it zero.
     """
@@ -43,6 +44,7 @@ class Inspection:
     width: int
     flags: list[Flag]
     passes: Passes
+    blind: Tensor
     reproducible: bool
     differentiable: bool
 
@@ -73,7 +75,7 @@ def inspect(
         DeviceLost: Not one example fits into memory.
     """
     _check_access(model, threat)
-    _check_dtype(model)
+    _check_tensors(model)
     _check_range(data, threat)
     probe = _Probe(model, data, device, seed)
     if most(model) is Access.DECISION:
@@ -98,7 +100,23 @@ def inspect(
     ]
     random = any(flag.id == "F1" for flag in flags)
     reproducible = bool(getattr(model, "stochastic", False)) or not random
-    return Inspection(classes, fits, flags, probe.passes, reproducible, probe.carries_gradient)
+    return Inspection(
+        classes=classes,
+        width=fits,
+        flags=flags,
+        passes=probe.passes,
+        blind=(probe.gradient.flatten(1) == 0).all(1).cpu(),
+        reproducible=reproducible,
+        differentiable=probe.carries_gradient,
+    )
+
+
+def every_loss(logits: Tensor, objective: Objective) -> Tensor:
+    """(N,) what has a slope wherever a loss of our attacks has one.
+
+    The cross-entropy alone underflows where the lead is large; the margin alone sees two classes.
+    """
+    return cross_entropy(logits, objective) + margin(logits, objective)
 
 
 class _Probe:
@@ -131,17 +149,29 @@ class _Probe:
         variable = inputs.clone().requires_grad_()
         answered = self._ask(meter, variable, payers)
         labels = self._data.labels[: len(inputs)].to(self._device).clamp_max(answered.shape[1] - 1)
+        self.first, self.carries_gradient = answered.detach(), answered.requires_grad
         self.gradient = torch.zeros_like(inputs)
         if answered.requires_grad:
-            loss = F.cross_entropy(answered, labels, reduction="sum")
-            with memory_shortage():
-                (gradient,) = torch.autograd.grad(loss, variable, allow_unused=True)
+            gradient = self._slope(answered, Objective(labels), variable)
             self.gradient = self.gradient if gradient is None else gradient
-        self.first, self.carries_gradient = answered.detach(), answered.requires_grad
         with torch.no_grad():
             self.second = self._ask(meter, inputs, payers)
         self.meter = meter
         self.passes += meter.ledger.passes
+
+    def _slope(self, logits: Tensor, objective: Objective, inputs: Tensor) -> Tensor | None:
+        """The gradient of what attacks raise; None where there is none."""
+        try:
+            with memory_shortage():
+                loss = every_loss(logits, objective).sum()
+                (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the model's own code, which an adversary without gradients never runs
+            self.carries_gradient = False
+            return None
+        found: Tensor | None = gradient
+        return found
 
     def differing(self) -> int:
         """How many examples are answered differently in identical calls, each with new draws."""
@@ -177,10 +207,10 @@ class _Probe:
                 f"The model cannot take images of {shape} (channels x height x width): "
                 f"{_told(error)}. Give data of the size the model was made for."
             ) from error
-        if not logits.shape[1] or logits.dtype not in (torch.float32, torch.float64):
+        if logits.shape[1] < 2 or logits.dtype not in (torch.float32, torch.float64):
             raise BadInput(
                 f"The model answers {logits.shape[1]} classes in {logits.dtype}; it must answer at "
-                "least one, in float32."
+                "least two, in float32."
             )
         return logits
 
@@ -207,7 +237,12 @@ def _check_access(model: nn.Module, threat: ThreatModel) -> None:
         )
 
 
-def _check_dtype(model: nn.Module) -> None:
+def _check_tensors(model: nn.Module) -> None:
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise BadInput(
+            "The model was made under torch.inference_mode(), so that torch differentiates nothing "
+            "through it. Make it outside, or give copy.deepcopy(model)."
+        )
     wrong = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     wrong |= {b.dtype for b in model.buffers()} & {torch.float16, torch.bfloat16}
     if wrong:
@@ -270,9 +305,7 @@ def _gradient_flags(gradient: Tensor, threat: ThreatModel) -> list[Flag]:
     if not bool(gradient.isfinite().all()):
         text = "Gradients are NaN or infinite on clean images: gradient attacks cannot be believed."
         return [_flag("non-finite-gradient", "void", text)]
-    dead = int((gradient.flatten(1) == 0).all(1).sum())
-    found = dead_gradients(dead, None, len(gradient), "clean images")
-    return [] if found is None else [found]
+    return []
 
 
 def _flag(name: str, severity: Severity, message: str) -> Flag:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from robustkit.attacks import EvasionAttack, build
+from robustkit.attacks import FGSM, EvasionAttack, StepLL, Stepwise, build
+from robustkit.attacks._eot import EOT
 from robustkit.errors import UnknownName
 from robustkit.evaluation.blocks import narrow
 from robustkit.threat_models import Access, ThreatModel, Untargeted
@@ -42,6 +43,23 @@ class Line:
         """Rows in which the model is run, of the `whole` width of the run."""
         few = self.lead_left is not None and self.lead_left <= _FEW
         return narrow(whole) if few else whole
+
+    @property
+    def steps(self) -> int:
+        """How many steps an attempt of a gradient attack is told to make; 0 for what is not."""
+        attack = self._climber
+        steps = getattr(attack, "steps", 0) if isinstance(attack, Stepwise) else 0
+        return steps if isinstance(steps, int) else 0
+
+    @property
+    def one_step(self) -> bool:
+        """Whether it is a gradient attack that makes a single step."""
+        return isinstance(self._climber, (FGSM, StepLL)) or self.steps == 1
+
+    @property
+    def _climber(self) -> EvasionAttack[Any]:
+        """What makes the steps, be they on averages."""
+        return self.attack.attack if isinstance(self.attack, EOT) else self.attack
 
 
 Plan = Sequence[Line]

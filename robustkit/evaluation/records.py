@@ -163,7 +163,7 @@ class Records:
         if different:
             raise BadInput(
                 f"{str(folder)!r} holds another run: it differs in {', '.join(different)}. "
-                "Choose another --out, or give the same arguments as that run."
+                "Choose another --out, or go on with the same arguments and versions as that run."
             )
 
     def _recover(self) -> None:

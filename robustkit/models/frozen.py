@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 
@@ -22,4 +23,6 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             # Not `train()`, which would also set the children.
             module.training = training
         for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
+            # What was made in inference mode takes a flag nowhere else.
+            with torch.inference_mode(mode=parameter.is_inference()):
+                parameter.requires_grad_(flag)

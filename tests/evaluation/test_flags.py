@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import evaluate
-from robustkit.attacks import FGSM, PGD
+from robustkit.attacks import FGSM, FMN, PGD
 from robustkit.data import LabelledImages
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.flags_verdict import sanity_flags
 from robustkit.evaluation.plans import Line
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
-from robustkit.report import AttackRow, Draws, EvasionReport
+from robustkit.report import AttackRow, Draws, EvasionReport, read
 from robustkit.statistics import wilson
-from robustkit.threat_models import Output, ThreatModel, parse_goal
+from robustkit.threat_models import Budget, LpBall, Output, ThreatModel, parse_goal
 from tests.evaluation.cheats import Cheat
 from tests.evaluation.victims import RADII, Counting, digits, outcome, threat
 
@@ -149,9 +149,28 @@ def test_a_model_that_changes_its_mind_late_raises_f1(model: CNN) -> None:
 def test_gradients_that_are_zero_raise_f3(model: CNN) -> None:
     report = report_on(Altered(model, before=rounded))
     assert severities(report)["F3"] == "void"
-    assert "24 clean images" in message(report, "F3")
+    assert "24 clean images that stand" in message(report, "F3")
     dead = measured(report)["F3,F4"]["values"]
-    assert dead["top_logit_dead"] == dead["cross_entropy_dead"] > 0
+    assert dead["top_logit_dead"] == dead["loss_dead"] > 0
+
+
+def test_a_slope_that_only_the_cross_entropy_has_lost_raises_no_f3() -> None:
+    images = torch.linspace(0.15, 0.75, 24).reshape(-1, 1, 1, 1), torch.zeros(24, dtype=torch.int64)
+    steep = Altered(brightness(), after=lambda logits: 1e4 * logits)
+    report = evaluate(steep, images, LOW, attacks=[PGD(steps=8, loss="margin")])
+    assert 0 < report.robust_accuracy.value < 1
+    assert set(severities(report)) == {"F11", "saturated-logits"}
+
+
+def test_examples_that_fall_all_the_same_raise_no_f3() -> None:
+    # The darker half is blind at first, and falls to random starts.
+    flat = Altered(brightness(), before=lambda inputs: torch.where(inputs == 0.2, 0.2, inputs))
+    images = torch.tensor([0.2, 0.8]).repeat(12).reshape(-1, 1, 1, 1)
+    data = images, torch.zeros(24, dtype=torch.int64)
+    report = evaluate(flat, data, LOW, attacks=[PGD(steps=8, restarts=20)])
+    assert report.robust_accuracy.value == 0.5
+    assert "F3" not in severities(report)
+    assert "F3" in severities(evaluate(flat, data, LOW, attacks=[FGSM()]))
 
 
 def test_ties_raise_f4(model: CNN) -> None:
@@ -184,6 +203,17 @@ def test_too_few_steps_raise_f7(model: CNN) -> None:
     strong = report_on(model, 100, plan="standard")
     assert "F7" not in severities(strong)
     assert measured(strong)["F7"]["examples"] > 4
+
+
+def test_what_cannot_be_measured_is_null(tmp_path: Path) -> None:
+    certain = Altered(brightness(), after=lambda logits: logits + torch.tensor([torch.inf, 0.0]))
+    images = torch.full((12, 1, 1, 1), 0.5), torch.zeros(12, dtype=torch.int64)
+    arguments: dict[str, Any] = {"attacks": [PGD(steps=40)], "out": tmp_path / "run"}
+    for resume in (False, True):
+        report = evaluate(certain, images, LOW, resume=resume, **arguments)
+        assert measured(report)["loss-not-rising,step-size"]["values"]["half"] is None
+        assert "step-size" not in severities(report)
+    assert read(tmp_path / "run" / "report.json") == report
 
 
 def test_reversed_slopes_raise_f9_and_the_step_size_flag(model: CNN) -> None:
@@ -250,6 +280,9 @@ def test_a_random_model_is_measured_by_most_of_its_draws(
     assert set(severities(report)) == {"F1", "F11"}
     rows = measured(report)
     assert rows["F8"]["values"]["broken"] == rows["F8"]["examples"] > 0
+    # Averages over draws take steps as well, and more than one.
+    assert rows["F9"]["measured"].startswith("FGSM on the ")
+    assert rows["F7"]["measured"].startswith("pgd with 40 steps instead of 20 on the ")
     cost, beside = spent(report)
     assert beside < cost
 
@@ -273,6 +306,17 @@ def test_transfer_that_beats_direct_attacks_raises_f2(
     assert (found is not None) == raised
     if found is not None:
         assert (found.id, found.severity) == ("F2", "void")
+
+
+def test_a_sweep_of_radii_hides_no_f2() -> None:
+    plan = [
+        Line(name="pgd", attack=PGD()),
+        Line(name="pgd", attack=PGD(), through="surrogate:mean"),
+        Line(name="fmn", attack=FMN(), role="distances"),
+    ]
+    rows = [row("direct", 0), row("surrogate:mean", 60), row("direct", 0)]
+    found = sanity_flags(plan=plan, rows=rows, robust=wilson(900, 2000), total=2000, measured=())
+    assert [flag.id for flag in found] == ["F2"]
 
 
 def test_one_example_never_raises_f2() -> None:
@@ -318,6 +362,35 @@ def test_square_in_the_plan_is_read_from_its_row() -> None:
     assert alone == []
 
 
+LOW = ThreatModel(name="low", perturbation=LpBall(norm="linf", radius=0.3))
+
+
+def brightness() -> nn.Sequential:
+    """Class 0 where the one value is above 0.1."""
+    layer = nn.Linear(1, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        layer.bias.copy_(torch.tensor([-0.1, 0.0]))
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+@pytest.mark.parametrize(("queries", "compared"), [(4, False), (200, True)])
+def test_the_budget_of_the_adversary_is_not_that_of_the_flags(queries: int, compared: bool) -> None:
+    adversary = ThreatModel(
+        name="few questions",
+        perturbation=LpBall(norm="linf", radius=0.05),
+        budget=Budget(queries=queries),
+    )
+    images = torch.full((60, 1, 1, 1), 0.45), torch.zeros(60, dtype=torch.int64)
+    report = evaluate(brightness(), images, adversary, attacks=[PGD(steps=20)])
+    assert set(severities(report)) == {"F11"}
+    rows = measured(report)
+    assert rows["F8"]["values"]["broken"] == rows["F8"]["examples"] > 0
+    # What gradient attacks could do in 4 questions says nothing beside Square's 100.
+    assert all(bool(rows[name]["examples"]) == compared for name in ("F5", "F7", "F9"))
+    assert ("the attacks had 4 queries" in rows["F5"]["measured"]) != compared
+
+
 def test_thresholds_are_exact() -> None:
     assert flags.dead_gradients(0, 1, 20, "images") is None
     assert flags.dead_gradients(0, 2, 20, "images") is not None
@@ -337,6 +410,7 @@ def test_thresholds_are_exact() -> None:
     assert flags_surface.step_sensitive([1.0, 1.2, 1.5], 4) is None
     assert flags_surface.step_sensitive([1.0, 1.2, 1.6], 4) is not None
     assert flags_surface.step_sensitive([-1.0, -1.2, 0.0], 4) is None
+    assert flags_surface.step_sensitive([1.0, math.nan, 3.0], 4) is None
     assert flags_surface.saturated([16.6, 16.6, 20.0], 2) is None
     assert flags_surface.saturated([16.6, 16.7, 20.0], 2) is not None
 

@@ -1,21 +1,24 @@
 """Checks before a run, and the state in which a model is held and given back."""
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustkit import evaluate
-from robustkit.attacks import FGSM, PGD
+from robustkit.attacks import FGSM, PGD, EvasionAttack, RayS, Square
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput, DeviceLost, DoesNotFit, ShapeMismatch
 from robustkit.evaluation.conditions import single_precision
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
 from robustkit.report import EvasionReport
-from robustkit.threat_models import LpBall, Output, ThreatModel
+from robustkit.threat_models import Access, Budget, LpBall, Output, ThreatModel
 from tests.evaluation.cheats import Failing, Trouble
 from tests.evaluation.victims import Count, Counting, digits, network, threat, victim
 
@@ -139,6 +142,40 @@ def test_a_model_that_cannot_be_differentiated_is_refused_by_gradient_attacks(mo
         quick(Altered(model, lambda logits: logits.detach()))
 
 
+class OneWay(torch.autograd.Function):
+    """Passes its input on, and nothing back."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:  # noqa: ANN401
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        raise NotImplementedError("no backward pass")
+
+
+def one_way(logits: Tensor) -> Tensor:
+    passed: Tensor = OneWay.apply(logits)
+    return passed
+
+
+@pytest.mark.parametrize(
+    ("access", "attack"), [(Access.DECISION, RayS()), (Access.SCORE, Square(queries=5))]
+)
+def test_a_backward_pass_that_fails_is_none_of_a_black_box_attack(
+    access: Access, attack: EvasionAttack[Any]
+) -> None:
+    adversary = dataclasses.replace(threat(), access=access, budget=Budget(queries=20))
+    report = evaluate(Altered(network(), one_way), digits(4), adversary, attacks=[attack])
+    assert ids(report) == set()
+    assert "white_box" not in report.diagnostics
+
+
+def test_a_backward_pass_that_fails_is_refused_by_gradient_attacks() -> None:
+    with pytest.raises(DoesNotFit, match="carries no gradient back"):
+        quick(Altered(network(), one_way))
+
+
 def test_nan_gradients_make_the_verdict_void(model: CNN) -> None:
     # The square root has an infinite slope at 0, and 0 times infinity is NaN.
     report = quick(Altered(model, lambda logits: logits + 0 * (0 * logits).sqrt()))
@@ -149,6 +186,14 @@ def test_nan_gradients_make_the_verdict_void(model: CNN) -> None:
 def test_too_few_classes_are_refused() -> None:
     with pytest.raises(BadInput, match="the label 9, but the model answers 3 classes"):
         quick(network(classes=3), digits(40))
+
+
+def test_a_model_made_in_inference_mode_is_refused_and_its_copy_is_not() -> None:
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(BadInput, match=r"inference_mode\(\).* copy.deepcopy"):
+        quick(model, digits(2))
+    assert quick(copy.deepcopy(model), digits(2)).violations == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -205,6 +250,8 @@ def test_answers_of_another_shape_are_refused(model: CNN) -> None:
         quick(Altered(model, lambda logits: logits[:, :, None]))
     with pytest.raises(BadInput, match="answers 0 classes"):
         quick(Altered(model, lambda logits: logits[:, :0]))
+    with pytest.raises(BadInput, match=r"answers 1 classes .* at least two"):
+        quick(Altered(model, lambda logits: logits[:, :1]))
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -185,6 +185,18 @@ def test_another_run_is_refused_and_said_what_differs(
     assert {name: (folder / name).read_bytes() for name in FILES} == before
 
 
+@pytest.mark.parametrize("package", ["robustkit", "torch"])
+def test_a_run_of_another_version_is_refused(
+    package: str, finished: tuple[Path, EvasionReport], model: CNN, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    header = shutil.copytree(folder, tmp_path / "copy") / "run.json"
+    found = json.loads(header.read_text())
+    header.write_text(json.dumps({**found, f"{package} version": "0.1"}))
+    with pytest.raises(BadInput, match=rf"differs in {package} version\. .* same .* versions as"):
+        run(model, tmp_path / "copy", resume=True)
+
+
 def test_the_same_run_is_refused_without_resume(
     finished: tuple[Path, EvasionReport], model: CNN
 ) -> None:

@@ -61,6 +61,15 @@ def test_they_are_restored_where_somebody_inside_changed_them() -> None:
     assert state(model) == before
 
 
+def test_a_model_made_in_inference_mode_is_given_back_too() -> None:
+    with torch.inference_mode():
+        model = mixed()
+    before = state(model)
+    with frozen(model):
+        assert not any(state(model)[1])
+    assert state(model) == before
+
+
 def test_it_can_be_nested() -> None:
     model = mixed()
     before = state(model)

@@ -1,12 +1,13 @@
 """A fingerprint tells models apart by their bits, and by nothing else."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from robustkit.models import CNN, fingerprint, parameter_count
+from robustkit.models import CNN, fingerprint, load, parameter_count, save
 
 
 class Other(CNN):
@@ -63,6 +64,42 @@ def test_mode_layout_and_gradients_do_not_change_it(device: torch.device) -> Non
 
 def test_the_class_counts() -> None:
     assert fingerprint(Other(width=4)) != fingerprint(CNN(width=4))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (nn.Flatten(), nn.Hardtanh(), nn.Linear(4, 2)),
+        (nn.Flatten(), nn.LeakyReLU(0.2), nn.Linear(4, 2)),
+        (nn.LeakyReLU(), nn.Flatten(), nn.Linear(4, 2)),
+        (nn.Flatten(), nn.LeakyReLU(), nn.Linear(4, 2), nn.Identity()),
+    ],
+)
+def test_modules_without_tensors_count(others: tuple[nn.Module, ...]) -> None:
+    linear = nn.Linear(4, 2)
+    model, other = nn.Sequential(nn.Flatten(), nn.LeakyReLU(), linear), nn.Sequential(*others)
+    other[2] = linear
+    assert fingerprint(other) != fingerprint(model)
+
+
+def test_what_a_process_or_a_device_adds_does_not_count(device: torch.device) -> None:
+    class Talkative(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.some, self.list = object(), nn.ParameterList([torch.zeros(1)])
+
+        def extra_repr(self) -> str:
+            return f"{self.some}, device={self.list[0].device}, {self.list.extra_repr()}"
+
+    one, two = Talkative(), Talkative()
+    assert one.extra_repr() != two.extra_repr()
+    assert fingerprint(one) == fingerprint(two.to(device))
+
+
+def test_a_saved_model_comes_back_as_the_same(tmp_path: Path) -> None:
+    model = CNN(classes=4, seed=5)
+    save(model, tmp_path / "saved", spec="cnn", arguments={"classes": 4})
+    assert fingerprint(load(str(tmp_path / "saved"))) == fingerprint(model)
 
 
 def test_half_precision_and_empty_tensors_have_one() -> None:
