@@ -67,6 +67,51 @@ def test_json_is_all_that_is_printed_and_can_be_read(digits: str, invoke: Invoke
     assert ESCAPE not in result.out + result.err
 
 
+LOUD = """
+import sys
+
+from robustkit.models.cnn import CNN
+
+print("imported")
+
+
+class Loud(CNN):
+    def forward(self, inputs):
+        print("asked")
+        return super().forward(inputs)
+
+
+class Leaving(CNN):
+    def forward(self, inputs):
+        sys.exit(3)
+
+
+def make():
+    print("made")
+    return Loud(classes=10, channels=1, width=8)
+
+
+def leave():
+    return Leaving(classes=10, channels=1, width=8)
+"""
+
+
+def test_what_a_model_prints_is_no_part_of_the_report(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    words = f"evaluate --model {tmp_path}/loud.py:make --data digits --n 4 --attacks fgsm --json"
+    result = invoke(words)
+    assert result.code == 0, result.err
+    jsonschema.validate(json.loads(result.out), schema())
+    assert {"imported", "made", "asked"} <= set(result.err.splitlines())
+
+
+def test_a_model_that_ends_the_program_is_bad_input(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    result = invoke(f"evaluate --model {tmp_path}/loud.py:leave --data digits --n 4")
+    assert (result.code, result.out) == (2, "")
+    assert "Error: The model's code tried to end the program (SystemExit: 3)" in result.err
+
+
 def test_the_table_is_on_stdout_and_progress_on_stderr(
     digits: str, invoke: Invoke, tmp_path: Path
 ) -> None:
