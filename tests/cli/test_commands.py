@@ -333,8 +333,38 @@ def test_a_reader_that_has_gone_gets_no_traceback(words: str) -> None:
         )
     finally:
         os.close(writing)
-    assert "Traceback" not in result.stderr
-    assert "Exception ignored" not in result.stderr
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", ["list", "show pgd", "--help"])
+def test_a_full_disk_behind_stdout_is_told_in_a_line(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "robustkit", *shlex.split(words)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 4
+    assert result.stderr.startswith("Error: The output cannot be written: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interruption_of_the_start_is_one() -> None:
+    code = (
+        "import builtins, sys\n"
+        "from robustkit.cli import main\n"
+        "usual = builtins.__import__\n"
+        "def interrupted(name, *more, **named):\n"
+        "    if name == 'click':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return usual(name, *more, **named)\n"
+        "builtins.__import__ = interrupted\n"
+        "main(['list'])\n"
+    )
+    result = command(code=code)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
 
 
 def test_the_command_of_a_report_gives_the_same_report(digits: str, invoke: Invoke) -> None:
