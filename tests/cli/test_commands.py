@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import torch
 
-from robustkit import models, registry
+from robustkit import models, registry, threat_models
 from robustkit.cli import commands
 from robustkit.registry import Entry
 from robustkit.report import schema
@@ -293,6 +293,16 @@ def test_show_tells_options_and_reference(invoke: Invoke) -> None:
     assert "Reference:" in result.out
     assert "access: gradient" in result.out
     assert "HopSkipJumpAttack" in invoke("show foolbox").out
+
+
+@pytest.mark.parametrize("name", list(registry.entries("threats")))
+def test_a_shown_threat_can_be_copied(name: str, invoke: Invoke, tmp_path: Path) -> None:
+    preset = threat_models.load(name)
+    _, _, text = invoke(f"show {name}").out.partition("--threat NAME.toml:\n")
+    assert bool(text) is (preset.perturbation is not None)
+    if text:
+        (tmp_path / "own.toml").write_text(text)
+        assert threat_models.load(str(tmp_path / "own.toml")) == preset
 
 
 @pytest.mark.parametrize(
