@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from robustkit.cli import ranks
 from robustkit.cli.auditing import Request, audited
 from robustkit.cli.foreign import kept_apart
+from robustkit.cli.settings import parts
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _check_place(
 def _radii(text: str | None) -> "list[float]":
     from robustkit.threat_models import parse_radius
 
-    return [parse_radius(part.strip()) for part in text.split(",")] if text else []
+    return [parse_radius(one) for one in parts(text, "--eps-sweep", "radius")] if text else []
 
 
 def _refuse_attacks(given: Mapping[str, object]) -> None:
@@ -343,7 +344,7 @@ def _attacks(names: str | None, options: str | None) -> "list[EvasionAttack[Any]
         if chosen:
             raise BadInput("--options needs --attacks: options belong to attacks that are named.")
         return None
-    wanted = [name.strip() for name in names.split(",")]
+    wanted = parts(names, "--attacks", "name")
     unused = sorted(set(chosen) - set(wanted))
     if unused:
         raise BadInput(f"--options names {', '.join(unused)}, which --attacks does not.")
