@@ -27,10 +27,11 @@ def test_the_example_is_registered_and_breaks_what_it_can(monkeypatch: pytest.Mo
     exec(entries, names)
     monkeypatch.setattr(registry, "_all", lambda: (*registry.BUILTIN, *names["ENTRIES"]))
     # A point whose label hangs on a sum close to zero: one of two corners changes it.
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    layer = nn.Linear(1, 2)
     with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
-        model[1].bias.copy_(torch.tensor([-0.5, 0.0]))
+        layer.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        layer.bias.copy_(torch.tensor([-0.5, 0.0]))
+    model = nn.Sequential(nn.Flatten(), layer)
     images = torch.full((4, 1, 1, 1), 0.51)
     threat = ThreatModel(
         name="mine",
