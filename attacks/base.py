@@ -47,13 +47,19 @@ class EvasionAttack(ABC, Generic[ViewT]):
         """The reason why this attack does not fit the threat model; None if it does."""
         if threat.stage is not Stage.INFERENCE:
             return f"it acts at inference, the threat at {threat.stage.value}"
+        unsaid = [name for name in ("access", "norms") if not hasattr(self, name)]
+        if unsaid:
+            return f"its class does not say its {' and '.join(unsaid)} (a ClassVar each)"
         if self.access > threat.access:
             return f"it needs {self.access} access, the threat grants {threat.access}"
         return _misfit(self.norms, self.goals, threat)
 
     def check(self, threat: ThreatModel) -> None:
         """Raise DoesNotFit, with the reason, if this attack does not fit the threat model."""
-        _refuse(self, self.why_not(threat), threat)
+        # The names are known to what builds attacks, which imports this module.
+        from robustkit.attacks.building import name_of
+
+        _refuse(name_of(self), self.why_not(threat), threat)
 
     @abstractmethod
     def run(
@@ -132,7 +138,7 @@ class PoisoningAttack(ABC):
 
     def check(self, threat: ThreatModel) -> None:
         """Raise DoesNotFit, with the reason, if this attack does not fit the threat model."""
-        _refuse(self, self.why_not(threat), threat)
+        _refuse(type(self).__name__, self.why_not(threat), threat)
 
     @abstractmethod
     def run(
@@ -167,8 +173,6 @@ def _misfit(norms: frozenset[str], goals: frozenset[str], threat: ThreatModel) -
     return None
 
 
-def _refuse(attack: object, reason: str | None, threat: ThreatModel) -> None:
+def _refuse(name: str, reason: str | None, threat: ThreatModel) -> None:
     if reason is not None:
-        raise DoesNotFit(
-            f"{type(attack).__name__} does not fit the threat model {threat.name!r}: {reason}."
-        )
+        raise DoesNotFit(f"{name} does not fit the threat model {threat.name!r}: {reason}.")

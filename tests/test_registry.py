@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from robustkit import registry
-from robustkit.errors import BadInput, MissingExtra, UnknownName
+from robustkit.errors import BadInput, MissingExtra, RobustkitWarning, UnknownName
 from robustkit.registry import KINDS, Entry, entries, find
 
 EVERYTHING = [(kind, name) for kind in KINDS for name in entries(kind)]
@@ -87,6 +87,35 @@ def test_other_packages_add_lines(fresh: None, monkeypatch: pytest.MonkeyPatch) 
     assert "pgd" in entries("attacks")
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("not_there_at_all:ENTRIES", "cannot be read: ModuleNotFoundError"),
+        ("tests.test_registry:find", "cannot be read: TypeError"),
+        ("tests.test_registry:WRONG_TYPE", "is no robustkit.registry.Entry"),
+        ("tests.test_registry:WRONG_KIND", "'mine' is of the kind 'attack'; known are attacks,"),
+        ("tests.test_registry:TAKEN", "another attack is called 'pgd' already"),
+        ("tests.test_registry:TWICE", "another attack is called 'mine' already"),
+    ],
+)
+def test_a_faulty_plugin_is_told_and_left_out(
+    value: str, said: str, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [EntryPoint("faulty", value, "robustkit"), EntryPoint("good", GOOD, "robustkit")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(points))
+    with pytest.warns(RobustkitWarning, match=re.escape(said)) as warned:
+        assert find("attacks", "pgd") is next(e for e in registry.BUILTIN if e.name == "pgd")
+    assert len(warned) == 1
+    assert "'faulty'" in str(warned[0].message)
+    assert find("attacks", "mine-too")
+
+
+GOOD = "tests.test_registry:SECOND"
+WRONG_TYPE = [{"kind": "attacks"}]
+WRONG_KIND = [Entry(kind="attack", name="mine", target="a:b", summary="s")]
+TAKEN = [Entry(kind="attacks", name="pgd", target="a:b", summary="s")]
+TWICE = [Entry(kind="attacks", name="mine", target="a:b", summary="s")] * 2
+SECOND = [Entry(kind="attacks", name="mine-too", target="a:b", summary="s")]
 PLUGIN = (Entry(kind="attacks", name="mine", target="robustkit.registry:find", summary="s"),)
 
 

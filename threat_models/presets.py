@@ -126,6 +126,48 @@ def read(path: Path) -> ThreatModel:
     )
 
 
+def written(threat: ThreatModel) -> str:
+    """A preset that changes inputs as the TOML that `read` takes.
+
+    Example:
+        >>> print(written(linf_decision()), end="")
+        name = "linf-decision"
+        stage = "inference"
+        goal = "untargeted"
+        access = "decision"
+        <BLANKLINE>
+        [perturbation]
+        norm = "linf"
+        radius = "8/255"
+        <BLANKLINE>
+        [budget]
+        queries = 5000
+    """
+    lines = [
+        f'name = "{threat.name}"',
+        f'stage = "{threat.stage.value}"',
+        f'goal = "{threat.goal.name}"',
+        f'access = "{threat.access}"',
+    ]
+    match threat.perturbation:
+        case LpBall(norm=norm, radius=radius):
+            lines += ["", "[perturbation]", f'norm = "{norm}"', f"radius = {_radius(radius)}"]
+        case Patch(height=height, width=width):
+            lines += ["", "[perturbation]", f"patch = [{height}, {width}]"]
+        case Convolutions(kernel=kernel):
+            lines += ["", "[perturbation]", f"kernel = {kernel}"]
+    budget = {"queries": threat.budget.queries, "poison_rate": threat.budget.poison_rate}
+    spent = [f"{name} = {value}" for name, value in budget.items() if value is not None]
+    return "\n".join([*lines, *(["", "[budget]", *spent] if spent else []), ""])
+
+
+def _radius(value: float) -> str:
+    steps = round(255 * value)
+    return (
+        f'"{steps}/255"' if value and value != int(value) and steps / 255 == value else f"{value}"
+    )
+
+
 def _goal(text: str) -> Goal:
     """Availability too, which no attack on single images can pursue."""
     return Availability() if text == Availability().name else parse_goal(text)

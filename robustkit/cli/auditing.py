@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustkit.cli.foreign import kept_apart
 from robustkit.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -68,27 +69,28 @@ def audited(request: Request, *, as_json: bool) -> int:
     from robustkit.cli.progress import watch
     from robustkit.evaluation import evaluate_unlearnable
 
-    published, originals, test, origin = _sets(request)
-    model, arguments, trainer = _training(request, published)
-    with watch() as progress:
-        result = evaluate_unlearnable(
-            published,
-            originals,
-            test,
-            model=model,
-            arguments=arguments,
-            learners=_words(request.learners),
-            origin=origin,
-            trainer=trainer,
-            shares=_shares(request.fractions),
-            seed=request.seed,
-            seeds=request.seeds,
-            out=request.out,
-            resume=request.resume,
-            about=None if request.about is None else report.read_about(request.about),
-            command=_command(),
-            progress=progress,
-        )
+    with kept_apart():
+        published, originals, test, origin = _sets(request)
+        model, arguments, trainer = _training(request, published)
+        with watch() as progress:
+            result = evaluate_unlearnable(
+                published,
+                originals,
+                test,
+                model=model,
+                arguments=arguments,
+                learners=_words(request.learners),
+                origin=origin,
+                trainer=trainer,
+                shares=_shares(request.fractions),
+                seed=request.seed,
+                seeds=request.seeds,
+                out=request.out,
+                resume=request.resume,
+                about=None if request.about is None else report.read_about(request.about),
+                command=_command(),
+                progress=progress,
+            )
     if as_json:
         click.echo(result.to_json(), nl=False)
         return 0

@@ -10,6 +10,7 @@ from robustkit.cli.defend_contextual_fusion import contextual_fusion
 from robustkit.cli.defend_crossmax import crossmax
 from robustkit.cli.defend_lq_vae import lq_vae
 from robustkit.cli.defend_multi_resolution import multi_resolution
+from robustkit.cli.foreign import kept_apart
 from robustkit.cli.lesson import Lesson, learning
 from robustkit.errors import BadInput
 
@@ -74,7 +75,7 @@ def rift(
             "trained model. Give --weights FILE, or a directory that robustkit saved as --model."
         )
     images = lesson.images(origin)
-    with watch(enabled=True) as progress:
+    with kept_apart(), watch(enabled=True) as progress:
         tuning = origin.fine_tuning(
             images, epochs=lesson.epochs, lr=lesson.lr, device=lesson.device
         )

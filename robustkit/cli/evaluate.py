@@ -12,6 +12,8 @@ from click.core import ParameterSource
 
 from robustkit.cli import ranks
 from robustkit.cli.auditing import Request, audited
+from robustkit.cli.foreign import kept_apart
+from robustkit.cli.settings import parts
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -172,70 +174,73 @@ def evaluate(
     from robustkit.cli.progress import Lines, watch
     from robustkit.evaluation import OthersAtWork, Share
 
-    chosen = _device(device, torch.cuda.device_count() if torch.cuda.is_available() else 0, place)
-    untrained = models.needs_weights(model)
-    if untrained and weights is None:
-        raise BadInput(
-            f"{model!r} is an architecture without weights. Give --weights FILE, or a directory "
-            "that robustkit saved as --model."
+    with kept_apart():
+        chosen = _device(
+            device, torch.cuda.device_count() if torch.cuda.is_available() else 0, place
         )
-    images = datasets.load(
-        data,
-        split=split,
-        root=data_root,
-        size=size,
-        n=n,
-        select=select,  # type: ignore[arg-type]
-        seed=seed,
-        download=download,
-    )
-    classifier = models.load(
-        model,
-        weights=weights,
-        # An architecture is built for the data; what comes with weights knows its classes.
-        classes=images.classes if untrained else None,
-        channels=images.shape[0] if untrained else None,
-        size=images.shape[1] if untrained else None,
-        device=chosen,
-    )
-    judge = (
-        partial(
-            evaluation.evaluate_corruptions,
-            reference=_reference(reference_model, chosen),
-            reference_name=reference_model,
-        )
-        if natural
-        else partial(
-            evaluation.evaluate,
-            threat=adversary,
-            attacks=named,
-            plan=plan or "standard",
-            eps_sweep=_radii(eps_sweep),
-            reference=reference,
-            reference_n=reference_n,
-            dtype=dtype,
-            share=None if place is None else Share(rank=place.rank, world=place.world),
-        )
-    )
-    try:
-        # Bars of several processes would be drawn over one another.
-        with watch() if place is None else nullcontext(Lines()) as progress:
-            result = judge(
-                classifier,
-                images,
-                seed=seed,
-                batch_size=batch_size,
-                device=chosen,
-                out=out,
-                resume=resume or ranks.restarted(),
-                about=None if about is None else report.read_about(about),
-                model_name=model,
-                command=_command(),
-                progress=progress,
+        untrained = models.needs_weights(model)
+        if untrained and weights is None:
+            raise BadInput(
+                f"{model!r} is an architecture without weights. Give --weights FILE, or a "
+                "directory that robustkit saved as --model."
             )
-    except OthersAtWork as ended:
-        click.echo(str(ended), err=True)
-        return 0
+        images = datasets.load(
+            data,
+            split=split,
+            root=data_root,
+            size=size,
+            n=n,
+            select=select,  # type: ignore[arg-type]
+            seed=seed,
+            download=download,
+        )
+        classifier = models.load(
+            model,
+            weights=weights,
+            # An architecture is built for the data; what comes with weights knows its classes.
+            classes=images.classes if untrained else None,
+            channels=images.shape[0] if untrained else None,
+            size=images.shape[1] if untrained else None,
+            device=chosen,
+        )
+        judge = (
+            partial(
+                evaluation.evaluate_corruptions,
+                reference=_reference(reference_model, chosen),
+                reference_name=reference_model,
+            )
+            if natural
+            else partial(
+                evaluation.evaluate,
+                threat=adversary,
+                attacks=named,
+                plan=plan or "standard",
+                eps_sweep=_radii(eps_sweep),
+                reference=reference,
+                reference_n=reference_n,
+                dtype=dtype,
+                share=None if place is None else Share(rank=place.rank, world=place.world),
+            )
+        )
+        try:
+            # Bars of several processes would be drawn over one another.
+            with watch() if place is None else nullcontext(Lines()) as progress:
+                result = judge(
+                    classifier,
+                    images,
+                    seed=seed,
+                    batch_size=batch_size,
+                    device=chosen,
+                    out=out,
+                    resume=resume or ranks.restarted(),
+                    about=None if about is None else report.read_about(about),
+                    model_name=model,
+                    command=_command(),
+                    progress=progress,
+                )
+        except OthersAtWork as ended:
+            click.echo(str(ended), err=True)
+            return 0
     if as_json:
         click.echo(result.to_json(), nl=False)
     else:
@@ -286,7 +291,7 @@ def _check_place(
 def _radii(text: str | None) -> "list[float]":
     from robustkit.threat_models import parse_radius
 
-    return [parse_radius(part.strip()) for part in text.split(",")] if text else []
+    return [parse_radius(one) for one in parts(text, "--eps-sweep", "radius")] if text else []
 
 
 def _refuse_attacks(given: Mapping[str, object]) -> None:
@@ -339,7 +344,7 @@ def _attacks(names: str | None, options: str | None) -> "list[EvasionAttack[Any]
         if chosen:
             raise BadInput("--options needs --attacks: options belong to attacks that are named.")
         return None
-    wanted = [name.strip() for name in names.split(",")]
+    wanted = parts(names, "--attacks", "name")
     unused = sorted(set(chosen) - set(wanted))
     if unused:
         raise BadInput(f"--options names {', '.join(unused)}, which --attacks does not.")

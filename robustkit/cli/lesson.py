@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from robustkit.cli.foreign import kept_apart
 from robustkit.cli.members import check_out
 from robustkit.cli.settings import setting
 from robustkit.errors import BadInput
@@ -139,7 +140,7 @@ class Lesson:
         from robustkit.randomness import Streams
 
         streams = Streams.of(seed=seed, ids=images.ids, purpose=type(defense).__name__)
-        with watch(enabled=True) as progress:
+        with kept_apart(), watch(enabled=True) as progress:
             trainer = self.trainer(seed, progress)
             return defense.protect(networks, images, threat, trainer=trainer, streams=streams)
 

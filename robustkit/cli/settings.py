@@ -1,4 +1,4 @@
-"""Values that are given as `key=value`."""
+"""Values that are given as `key=value`, and lists with commas."""
 
 import tomllib
 from typing import Any
@@ -28,3 +28,15 @@ def setting(text: str, option: str, form: str = "key=value") -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+
+
+def parts(text: str, option: str, what: str) -> list[str]:
+    """What stands between the commas of an option.
+
+    Raises:
+        BadInput: Nothing, somewhere.
+    """
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise BadInput(f"{option} {text!r} has an empty {what} between commas. Take it out.")
+    return found

@@ -2,11 +2,15 @@
 
 import dataclasses
 import inspect
+from typing import TYPE_CHECKING
 
 import click
 
 from robustkit import registry
 from robustkit.errors import UnknownName
+
+if TYPE_CHECKING:
+    from robustkit.threat_models import ThreatModel
 
 _WITH_OPTIONS = ("attacks", "defenses", "learners", "losses", "unlearnable")
 
@@ -18,7 +22,8 @@ def show(name: str) -> None:
     found = [entry for kind in registry.KINDS for entry in registry.entries(kind).values()]
     matching = [entry for entry in found if entry.name == name]
     if not matching:
-        kinds = "attack, plan, defense, model, data set or threat model"
+        *others, last = map(registry.singular, registry.KINDS)
+        kinds = f"{', '.join(others)} or {last}"
         raise UnknownName(kinds, name, (entry.name for entry in found))
     for number, entry in enumerate(matching):
         click.echo("\n" if number else "", nl=False)
@@ -35,6 +40,8 @@ def show(name: str) -> None:
         click.echo(f"\n{inspect.getdoc(thing) or 'No description.'}")
         if entry.kind == "plans":
             _show_plan(entry.name)
+        if entry.kind == "threats":
+            _show_threat(thing())
         options = _options(thing) if entry.kind in _WITH_OPTIONS else []
         if options:
             click.echo("\nOptions:")
@@ -50,6 +57,15 @@ def _show_plan(name: str) -> None:
     click.echo("\nAttacks, each on the examples still standing:")
     for line in words(name):
         click.echo(f"  {line}")
+
+
+def _show_threat(threat: "ThreatModel") -> None:
+    from robustkit.threat_models.presets import written
+
+    if threat.perturbation is None:
+        return
+    click.echo("\nAs a file of your own, for --threat NAME.toml:\n")
+    click.echo(written(threat), nl=False)
 
 
 def _options(thing: object) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustkit.cli.foreign import kept_apart
 from robustkit.cli.settings import setting
 from robustkit.errors import BadInput
 
@@ -132,7 +133,7 @@ def train(
         spec, recipe.table.get("model_arguments", {}), images, seed=chosen_seed
     )
     aim = recipe.loss(None if teacher is None else _teacher(teacher))
-    with watch(enabled=_first()) as progress:
+    with kept_apart(), watch(enabled=_first()) as progress:
         trainer = recipe.trainer(
             images, out=out, resume=resume, tensorboard=tensorboard, progress=progress
         )

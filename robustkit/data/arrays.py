@@ -86,7 +86,8 @@ def _npz_inputs(path: Path, archive: zipfile.ZipFile) -> Pixels:
     info = archive.getinfo("inputs.npy")
     with archive.open(info) as member:
         shape, order, dtype = _npy_header(member, info, path)
-        channels_first(np.empty((0, *shape[1:]), dtype=dtype))
+        # Of the stored shape and type, without the memory.
+        channels_first(np.broadcast_to(np.zeros((), dtype=dtype), shape))
         if info.compress_type != zipfile.ZIP_STORED:
             flat = np.frombuffer(member.read(), dtype=dtype)
             return ArrayPixels(array=channels_first(flat.reshape(shape, order=order)))
@@ -166,8 +167,8 @@ def _read_safetensors(path: Path) -> Parts:
             raise BadInput(
                 f"{path} has inputs of type {kind}; allowed are F32 in [0, 1] and U8. Convert them."
             )
-        empty = np.empty((0, *shape[1:]), dtype=_TYPES[kind])
-        view = channels_first(empty)
+        # Of the stored shape and type, without the memory.
+        view = channels_first(np.broadcast_to(np.zeros((), dtype=_TYPES[kind]), shape))
         pixels: Pixels = ArrayPixels(array=view)
         if shape[0] > 0:
             pixels = MappedPixels(

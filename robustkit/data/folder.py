@@ -55,9 +55,11 @@ def load_folder(folder: Path, request: Request) -> LabelledImages:
             (path, label) for label, name in enumerate(names) for path in _images(chosen / name)
         ]
     if not listed:
+        loose = len(_images(chosen))
+        found = f"holds {loose} image files, but in no subfolders" if loose else "holds no images"
         raise BadInput(
-            f"{chosen} is empty: expected are subfolders, one per class, with image files "
-            f"({', '.join(sorted(_SUFFIXES))})."
+            f"{chosen} {found}. Expected are subfolders, one per class and named after it, with "
+            f"image files ({', '.join(sorted(_SUFFIXES))}). Put the images there."
         )
     paths, labels = zip(*listed, strict=True)
     looks = _survey(paths)

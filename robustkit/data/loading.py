@@ -8,7 +8,7 @@ from typing import Literal
 from robustkit import registry
 from robustkit.data.labelled_images import LabelledImages
 from robustkit.data.reading import is_there
-from robustkit.errors import BadInput, UnknownName
+from robustkit.errors import BadInput, MissingFile, UnknownName
 
 Select = Literal["first", "stratified"]
 
@@ -65,7 +65,7 @@ def load(
             goes before a path of the same spelling; write `./digits` for the path.
         split: `test` or `train`; some sets have others. A path without parts of its own (one
             array file, a folder of classes) is taken whole for any split.
-        root: Where to look first for a named set; then `ROBUSTKIT_DATA`, the user's cache and
+        root: A folder to look in first for a named set; then `ROBUSTKIT_DATA`, the user's cache and
             the system's data packages follow.
         size: Height and width for images of mixed sizes, in pixels; where all have one size, they
             keep it.
@@ -76,7 +76,7 @@ def load(
 
     Raises:
         UnknownName: No such set, split or selection.
-        MissingFile: The set's files are in none of the places searched.
+        MissingFile: The set's files are in none of the places searched, or `root` is no folder.
         CorruptFile: A file is there and damaged.
         BadInput: The images or labels are not what they must be, or n is out of range.
     """
@@ -84,6 +84,12 @@ def load(
         raise BadInput(f"A size of {size} pixels was given; allowed is 1 or more.")
     if select not in ("first", "stratified"):
         raise UnknownName("selection", select, ("first", "stratified"))
+    # A download makes the folder.
+    if root is not None and not download and not root.expanduser().is_dir():
+        raise MissingFile(
+            f"There is no folder {str(root)!r} to look for data in (--data-root). Correct it, or "
+            "leave it out."
+        )
     request = Request(spec=spec, split=split, root=root, size=size, download=download)
     images = _loader(spec)(request)
     if n is None:

@@ -93,7 +93,7 @@ def locate(
         f"The files of {request.spec!r} (split {request.split!r}) are not on this machine. Looked "
         f"for {', '.join(files)} in: {', '.join(map(str, folders))}. Put them there, name the "
         "folder that holds them (--data-root or ROBUSTKIT_DATA), or allow the download "
-        "(download=True)."
+        "(--download, in Python download=True)."
     )
 
 

@@ -26,7 +26,7 @@ def pictures(data: LabelledImages, records: Records, seed: int) -> list[Corrupte
             Corrupted(
                 title=f"{name} {severity}" if severity else name,
                 answer=names.get(answer, str(answer) if answer >= 0 else "no answer"),
-                right=answer == right,
+                label=names.get(right, str(right)),
                 image=(corrupt(clean, name, severity, streams=streams) if severity else clean)[0],
             )
         )

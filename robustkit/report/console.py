@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustkit.report import words
+from robustkit.report.attacks_table import show_attacks
 from robustkit.report.base import Report
 from robustkit.report.battery import show_battery
 from robustkit.report.corruptions import CorruptionsReport
@@ -18,18 +19,6 @@ from robustkit.report.skipped import show_skipped
 from robustkit.report.unlearnable import UnlearnableReport
 
 _STYLES = {"info": "cyan", "warn": "yellow", "void": "bold red", "unlisted": "magenta"}
-
-_COLUMNS = (
-    "Attack",
-    "Through",
-    "In",
-    "Broken",
-    "Left",
-    "Viol.",
-    "Forward",
-    "Backward",
-    "Time",
-)
 
 
 def show(report: Report, console: Console) -> None:
@@ -45,7 +34,8 @@ def show(report: Report, console: Console) -> None:
     safe = _filter(console)
     _headline(report, console, safe)
     if isinstance(report, EvasionReport):
-        _attacks(report, console, safe)
+        show_attacks(report, console, safe)
+        _radii(report, console)
         _curve(report, console)
         show_skipped(report.skipped, console, safe)
     if isinstance(report, CorruptionsReport):
@@ -95,43 +85,22 @@ def _headline(report: Report, console: Console, safe: Callable[[str], str]) -> N
     console.print(grid)
 
 
-def _attacks(report: EvasionReport, console: Console, safe: Callable[[str], str]) -> None:
-    if not report.attacks:
+def _radii(report: EvasionReport, console: Console) -> None:
+    """Robust accuracy at each radius of a sweep."""
+    if not report.curves.eps:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for name in _COLUMNS:
-        text = name in _COLUMNS[:2]
-        table.add_column(
-            name,
-            justify="left" if text else "right",
-            overflow="fold",
-            no_wrap=not text,
-            min_width=7 if text else None,
-        )
-    idle = 0
-    for row, share in words.left(report):
-        if not row.examples_in:
-            idle += 1
-            continue
-        table.add_row(
-            Text(safe(row.name)),
-            Text(safe(row.through)),
-            f"{row.examples_in:,}",
-            f"{row.broken:,}",
-            words.percent(share),
-            Text(f"{row.violations:,}", "bold red" if row.violations else ""),
-            words.compact(row.forward),
-            words.compact(row.backward),
-            words.brief(row.seconds),
-        )
+    for name in ("Radius", "Robust"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for point in report.curves.eps:
+        table.add_row(words.number(point.eps), words.percent(point.robust))
     console.print()
+    console.print(Text("Robust accuracy over the radius", "bold"))
     console.print(table)
-    if idle:
-        console.print(Text(f"{idle} more had nothing left to try."))
 
 
 def _curve(report: EvasionReport, console: Console) -> None:
-    """Distances over queries, as numbers; the other curves are pictures on the page."""
+    """Distances over queries, as numbers; over passes there is a picture on the page."""
     if not report.curves.queries:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
@@ -166,7 +135,7 @@ def _flags(report: Report, console: Console, safe: Callable[[str], str]) -> None
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for flag in report.flags:
+    for flag in words.worst_first(report.flags):
         message = Text.assemble((safe(flag.id), "bold"), f"  {safe(flag.message)}")
         grid.add_row(Text(flag.severity, _STYLES[flag.severity]), message)
     console.print(Text("Flags", "bold"))

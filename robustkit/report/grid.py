@@ -23,14 +23,19 @@ class Corrupted:
     Attributes:
         title: The corruption and its severity.
         answer: What the model answered.
-        right: Whether that is the right class.
+        label: The right class.
         image: (C, H, W) in [0, 1].
     """
 
     title: str
     answer: str
-    right: bool
+    label: str
     image: Tensor
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is the right class."""
+        return self.answer == self.label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

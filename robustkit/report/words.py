@@ -8,7 +8,7 @@ from fractions import Fraction
 from robustkit.report.base import Report
 from robustkit.report.corruptions import CorruptionsReport
 from robustkit.report.evasion import AttackRow, Curves, EvasionReport, QueriesPoint, Skipped
-from robustkit.report.parts import PerturbationFacts, ThreatFacts
+from robustkit.report.parts import Flag, PerturbationFacts, ThreatFacts
 from robustkit.report.unlearnable import UnlearnableReport
 
 METRICS = {
@@ -27,11 +27,12 @@ METRICS = {
 
 _QUERIES = ("Queries", "q25", "Median", "q75", "Success")
 
+# The worst first.
 SEVERITIES = {
-    "info": "good to know",
-    "warn": "look into it",
     "void": "the number is not valid",
     "unlisted": "valid, but no leaderboard shows it",
+    "warn": "look into it",
+    "info": "good to know",
 }
 
 # It is about the accuracy under direct attacks; the headline is the worst case.
@@ -91,6 +92,12 @@ def _visible(character: str) -> str:
 def invalid(report: Report) -> bool:
     """Whether a flag says that the headline is not valid."""
     return any(flag.severity == "void" and flag.id != _DIRECT_ONLY for flag in report.flags)
+
+
+def worst_first(flags: Iterable[Flag]) -> list[Flag]:
+    """Flags by severity; those of one severity stay in their order."""
+    severities = list(SEVERITIES)
+    return sorted(flags, key=lambda flag: severities.index(flag.severity))
 
 
 def metric(name: str) -> str:
@@ -181,7 +188,8 @@ def threat(facts: ThreatFacts) -> str:
         sentences.append(f"It may change {share} of the training data{relabel}.")
     sentences.append(_GOALS.get(facts.goal, f"Its goal: {facts.goal}."))
     if facts.queries is not None:
-        sentences.append(f"It may ask {facts.queries:,} times per example.")
+        times = "once" if facts.queries == 1 else f"{facts.queries:,} times"
+        sentences.append(f"It may ask {times} per example.")
     return " ".join(sentences)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,11 @@ class Recipe:
                 raise BadInput(f"{self.where}: {name} is {value!r}; it must be {shape}.")
             if name in _LISTS and not all(isinstance(part, dict) for part in value):
                 raise BadInput(f"{self.where}: {name} is {value!r}; each must be a table.")
+        rate = self.table.get("optimizer", {}).get("lr")
+        if isinstance(rate, float | int) and not 0 < rate < math.inf:
+            raise BadInput(
+                f"{self.where}: the learning rate (--lr) is {rate}; give a finite number above 0."
+            )
         try:
             # What a model has learnt by is written beside it.
             json.dumps(dict(self.table), allow_nan=False)

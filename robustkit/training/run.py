@@ -278,8 +278,8 @@ class Run:
         checkpoints = Checkpoints(out, asked)
         if not self.trainer.resume and (checkpoints.exist() or (out / "robustkit.json").exists()):
             raise BadInput(
-                f"{str(out)!r} holds another run. Give --resume to go on with it, or another "
-                "folder."
+                f"{str(out)!r} already holds a run. Add --resume to go on with it if it is the "
+                "same, or choose another --out."
             )
         return checkpoints
 

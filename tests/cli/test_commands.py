@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import torch
 
-from robustkit import models, registry
+from robustkit import models, registry, threat_models
 from robustkit.cli import commands
 from robustkit.registry import Entry
 from robustkit.report import schema
@@ -65,6 +65,51 @@ def test_json_is_all_that_is_printed_and_can_be_read(digits: str, invoke: Invoke
     assert result.out.startswith("{\n")
     assert "8 of 8" in result.err
     assert ESCAPE not in result.out + result.err
+
+
+LOUD = """
+import sys
+
+from robustkit.models.cnn import CNN
+
+print("imported")
+
+
+class Loud(CNN):
+    def forward(self, inputs):
+        print("asked")
+        return super().forward(inputs)
+
+
+class Leaving(CNN):
+    def forward(self, inputs):
+        sys.exit(3)
+
+
+def make():
+    print("made")
+    return Loud(classes=10, channels=1, width=8)
+
+
+def leave():
+    return Leaving(classes=10, channels=1, width=8)
+"""
+
+
+def test_what_a_model_prints_is_no_part_of_the_report(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    words = f"evaluate --model {tmp_path}/loud.py:make --data digits --n 4 --attacks fgsm --json"
+    result = invoke(words)
+    assert result.code == 0, result.err
+    jsonschema.validate(json.loads(result.out), schema())
+    assert {"imported", "made", "asked"} <= set(result.err.splitlines())
+
+
+def test_a_model_that_ends_the_program_is_bad_input(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    result = invoke(f"evaluate --model {tmp_path}/loud.py:leave --data digits --n 4")
+    assert (result.code, result.out) == (2, "")
+    assert "Error: The model's code tried to end the program (SystemExit: 3)" in result.err
 
 
 def test_the_table_is_on_stdout_and_progress_on_stderr(
@@ -250,6 +295,16 @@ def test_show_tells_options_and_reference(invoke: Invoke) -> None:
     assert "HopSkipJumpAttack" in invoke("show foolbox").out
 
 
+@pytest.mark.parametrize("name", list(registry.entries("threats")))
+def test_a_shown_threat_can_be_copied(name: str, invoke: Invoke, tmp_path: Path) -> None:
+    preset = threat_models.load(name)
+    _, _, text = invoke(f"show {name}").out.partition("--threat NAME.toml:\n")
+    assert bool(text) is (preset.perturbation is not None)
+    if text:
+        (tmp_path / "own.toml").write_text(text)
+        assert threat_models.load(str(tmp_path / "own.toml")) == preset
+
+
 @pytest.mark.parametrize(
     "words", ["--help", "--version", "list", "list attacks", "evaluate --help", "show --help"]
 )
@@ -288,8 +343,38 @@ def test_a_reader_that_has_gone_gets_no_traceback(words: str) -> None:
         )
     finally:
         os.close(writing)
-    assert "Traceback" not in result.stderr
-    assert "Exception ignored" not in result.stderr
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", ["list", "show pgd", "--help"])
+def test_a_full_disk_behind_stdout_is_told_in_a_line(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "robustkit", *shlex.split(words)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 4
+    assert result.stderr.startswith("Error: The output cannot be written: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interruption_of_the_start_is_one() -> None:
+    code = (
+        "import builtins, sys\n"
+        "from robustkit.cli import main\n"
+        "usual = builtins.__import__\n"
+        "def interrupted(name, *more, **named):\n"
+        "    if name == 'click':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return usual(name, *more, **named)\n"
+        "builtins.__import__ = interrupted\n"
+        "main(['list'])\n"
+    )
+    result = command(code=code)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
 
 
 def test_the_command_of_a_report_gives_the_same_report(digits: str, invoke: Invoke) -> None:

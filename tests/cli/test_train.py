@@ -98,7 +98,7 @@ def test_the_same_words_give_the_same_weights_and_resume_changes_nothing(
     for name in ("a", "b"):
         assert train(invoke, FAST, tmp_path / name).code == 0
     assert weights(tmp_path / "a").name == weights(tmp_path / "b").name
-    refused(train(invoke, FAST, tmp_path / "a"), "holds another run", "--resume")
+    refused(train(invoke, FAST, tmp_path / "a"), "already holds a run. Add --resume")
     refused(
         train(invoke, f"{FAST} --lr 0.01", tmp_path / "a", "--resume"),
         "belongs to another run",
@@ -120,6 +120,7 @@ def test_the_same_words_give_the_same_weights_and_resume_changes_nothing(
         ("--data digits --eps -1", ("not allowed",)),
         ("--data digits --epochs 0", ("at least 1",)),
         ("--data digits --lr 0", ("learning rate",)),
+        ("--data digits --lr nan", ("the learning rate (--lr) is nan",)),
         ("--data digits --batch-size 9999 --set trainer.accumulate=7", ("multiple of 7",)),
         ("--data digits --set beta", ("--set section.key=value",)),
         ("--data digits --set loss.beta=1", ("loss pgd has no beta",)),

@@ -262,3 +262,10 @@ def test_a_safetensors_header_that_announces_more_than_there_is(tmp_path: Path) 
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(20))
     with pytest.raises(CorruptFile):
         load(str(path))
+
+
+def test_a_message_tells_the_shape_that_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "doubles.npz"
+    np.savez(path, inputs=np.zeros((6, 3, 4, 4)), labels=np.zeros(6, dtype=np.int64))
+    with pytest.raises(ShapeMismatch, match=r"shape \(6, 3, 4, 4\) and type float64"):
+        load(str(path))

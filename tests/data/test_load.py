@@ -141,13 +141,22 @@ def test_an_absent_set_names_all_places(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROBUSTKIT_DATA", str(tmp_path / "env"))
+    (tmp_path / "root").mkdir()
     with pytest.raises(MissingFile) as caught:
         load(spec, root=tmp_path / "root")
     message = str(caught.value)
     positions = [message.index(str(tmp_path / name)) for name in ("root", "env", "xdg", "system")]
     assert positions == sorted(positions)
     assert "--data-root" in message
-    assert "download=True" in message
+    assert "--download, in Python download=True" in message
+
+
+@pytest.mark.parametrize("spec", ["samples:cifar10", "mnist"])
+def test_a_root_that_is_no_folder_is_told(spec: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("file", "nowhere"):
+        with pytest.raises(MissingFile, match=rf"no folder .*{name}.*--data-root"):
+            load(spec, root=tmp_path / name)
 
 
 def test_the_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_attacks_of_a_plan_that_do_not_fit_are_skipped_and_said_why(model: CNN) 
     )
     with pytest.raises(DoesNotFit, match="cgba-h: it works in l2, the threat allows l1"):
         evaluate(model, digits(4), adversary)
-    with pytest.raises(DoesNotFit, match=r"PGD does not fit.*needs gradient access"):
+    with pytest.raises(DoesNotFit, match=r"pgd does not fit.*needs gradient access"):
         evaluate(model, digits(4), adversary, attacks=["pgd"])
 
 

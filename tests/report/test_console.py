@@ -100,6 +100,48 @@ def test_a_large_run_keeps_its_numbers_whole_at_80_columns() -> None:
         assert figure in text
 
 
+_TITLES = ["Attack", "Through", "In", "Broken", "Left", "Viol.", "Forward", "Backward", "Time"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 70])
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_number(width: int) -> None:
+    row = replace(evasion().attacks[1], examples_in=12_345, broken=4_321, forward=987_654)
+    lines = shown(replace(evasion(), attacks=(row,)), width=width).splitlines()
+    (title,) = (line.split() for line in lines if line.startswith("Attack"))
+    (numbers,) = (line.split() for line in lines if line.startswith("pgd"))
+    whole = ["pgd", "direct", "12,345", "4,321", "0.0", "%", "0", "987,654", "792", "12", "s"]
+    assert numbers == whole[: len(numbers)]
+    assert title == _TITLES[: len(title)]
+    assert len(title) >= 4
+
+
+def test_attacks_of_one_name_are_told_apart_where_there_is_room() -> None:
+    first, second = (replace(evasion().attacks[1], options=told) for told in _TWINS)
+    report = replace(evasion(), attacks=(evasion().attacks[0], first, second))
+    lines = shown(report).splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("fgsm")] == ["direct"]
+    assert [line.split()[1] for line in lines if line.startswith("pgd")] == ["loss=dlr", "loss=ce"]
+    narrow = shown(report, width=40).splitlines()
+    assert [line.split()[1] for line in narrow if line.startswith("pgd")] == ["direct", "direct"]
+
+
+_TWINS: tuple[dict[str, str | int], ...] = ({"steps": 9, "loss": "dlr"}, {"steps": 9, "loss": "ce"})
+
+
+def test_a_sweep_is_told() -> None:
+    lines = [line.split() for line in shown(full()).splitlines()]
+    place = lines.index(["Radius", "Robust"])
+    assert lines[place + 2] == ["0.01", "70.0", "%"]
+
+
+def test_the_worst_flags_come_first() -> None:
+    given = [("a", "info"), ("b", "warn"), ("c", "void"), ("d", "unlisted"), ("e", "void")]
+    flags = tuple(Flag(id=name, severity=word, message="m") for name, word in given)  # type: ignore[arg-type]
+    assert "".join(flag.id for flag in words.worst_first(flags)) == "cedba"
+    text = shown(replace(evasion(), flags=flags)).split("Flags")[1]
+    assert [line.split()[1] for line in text.splitlines()[1:6]] == list("cedba")
+
+
 class TestStrings:
     @pytest.mark.parametrize("terminal", [False, True])
     def test_nothing_in_a_report_steers_the_terminal(self, terminal: bool) -> None:
@@ -171,6 +213,7 @@ class TestWords:
         limited = replace(facts, access="decision", queries=5000, poison_rate=0.01)
         assert "labels and nothing else" in words.threat(limited)
         assert "5,000 times per example" in words.threat(limited)
+        assert "It may ask once per example." in words.threat(replace(limited, queries=1))
         assert "1.0 % of the training data." in words.threat(limited)
 
     def test_an_unknown_norm_is_no_template(self) -> None:

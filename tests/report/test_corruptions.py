@@ -111,17 +111,18 @@ def test_the_table_holds_the_grid_and_survives_hostile_names() -> None:
 
 class TestPage:
     def test_shows_the_grid_as_a_picture(self) -> None:
-        image = Corrupted(title="fog 3", answer="cat", right=False, image=torch.rand(3, 8, 8))
+        image = Corrupted(title="fog 3", answer="cat", label="dog", image=torch.rand(3, 8, 8))
         page = render(made(), corrupted=[image])
         assert page.count("<rect") == 2 * 6
         assert "<title>fog, severity 5: 20.0 %</title>" in page
         assert page.count("data:image/png;base64,") == 1
-        assert 'class="bad">cat</strong>' in page
+        assert 'class="bad">dog &rarr; cat</strong>' in page
+        assert "A wrong answer is red" in page
         assert "Nobody attacks" in page
         assert "Attacks</h2>" not in page
 
     def test_escapes_everything(self) -> None:
-        image = Corrupted(title=HOSTILE, answer=HOSTILE, right=True, image=torch.rand(3, 8, 8))
+        image = Corrupted(title=HOSTILE, answer=HOSTILE, label="dog", image=torch.rand(3, 8, 8))
         page = render(made(name=HOSTILE), corrupted=[image])
         assert "<script" not in page
         assert "{{ 7*7 }}" in page
