@@ -197,6 +197,8 @@ def _once_more(attack: EvasionAttack[Any], steps: int) -> EvasionAttack[Any]:
 
 def climbs(site: Site) -> Found:
     """The margin along the way of PGD, with steps of three lengths."""
+    if getattr(site.engine.threat.allowed, "radius", None) == 0:
+        raise DoesNotFit("where nothing may be changed, nothing rises.")
     scales = (0.5, 1.0, 2.0)
     price = 2 * (_CLIMB + 1) * len(scales)
     _check(site, PGD())

@@ -149,7 +149,7 @@ def test_a_model_that_changes_its_mind_late_raises_f1(model: CNN) -> None:
 def test_gradients_that_are_zero_raise_f3(model: CNN) -> None:
     report = report_on(Altered(model, before=rounded))
     assert severities(report)["F3"] == "void"
-    assert "24 clean images that stand" in message(report, "F3")
+    assert "23 clean images that stand" in message(report, "F3")
     dead = measured(report)["F3,F4"]["values"]
     assert dead["top_logit_dead"] == dead["loss_dead"] > 0
 
@@ -214,6 +214,12 @@ def test_what_cannot_be_measured_is_null(tmp_path: Path) -> None:
         assert measured(report)["loss-not-rising,step-size"]["values"]["half"] is None
         assert "step-size" not in severities(report)
     assert read(tmp_path / "run" / "report.json") == report
+
+
+def test_a_radius_of_zero_raises_nothing() -> None:
+    images = torch.full((12, 1, 1, 1), 0.5), torch.zeros(12, dtype=torch.int64)
+    report = evaluate(brightness(), images, LOW.with_radius(0), attacks=[PGD(steps=40)])
+    assert set(severities(report)) == {"F11"}
 
 
 def test_reversed_slopes_raise_f9_and_the_step_size_flag(model: CNN) -> None:
