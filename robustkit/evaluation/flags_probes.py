@@ -16,6 +16,7 @@ from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.blocks import parts
 from robustkit.evaluation.flags_sample import Measurement, Site, broken_by, climb
 from robustkit.evaluation.guards import every_loss
+from robustkit.evaluation.records import finite_or_none
 from robustkit.passes import Passes
 from robustkit.report import Flag
 from robustkit.threat_models import Access, LpBall, ThreatModel, Untargeted, grant
@@ -71,7 +72,7 @@ def gradients(site: Site) -> Found:
         view: Any = grant(meter, Access.GRADIENT)
         inputs = site.engine.inputs(part).requires_grad_()
         logits = view.logits(inputs)
-        loss = every_loss(logits, site.objective(part))
+        loss = every_loss(logits, site.engine.objective(part))
         dead += _dead(input_gradient(loss, inputs, keep=True))
         top += _dead(input_gradient(logits.amax(1), inputs))
         largest = logits.detach().topk(min(2, logits.shape[1])).values
@@ -238,7 +239,7 @@ def _measurement(
         flag=flag,
         measured=measured,
         examples=examples,
-        values={name: n if math.isfinite(n) else None for name, n in values.items()},
+        values={name: finite_or_none(value) for name, value in values.items()},
         forward=cost.forward,
         backward=cost.backward,
         rows_run=cost.rows_run,

@@ -1,6 +1,6 @@
 """On which examples the sanity flags are measured, at whose expense, and how."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from robustkit.evaluation.draws import DRAWS
 from robustkit.evaluation.engine import Engine
 from robustkit.evaluation.guards import Inspection
 from robustkit.evaluation.plans import Plan
-from robustkit.evaluation.summary import Standing
+from robustkit.evaluation.summary import Standing, cost_of
 from robustkit.passes import Ledger, Passes, padded
 from robustkit.report.codec import Count
 from robustkit.threat_models import Access, Meter, Objective, ThreatModel, grant
@@ -75,7 +75,8 @@ class Site:
         self.lines = [line for line in plan if line.role == "plan"]
         self.total = len(engine.data)
         self.classes, self.blind = found.classes, found.blind
-        self.left = _spent(engine, plan) - found.passes.forward - found.passes.backward
+        cost, before = cost_of(engine.records, plan), found.passes
+        self.left = cost.forward + cost.backward - before.forward - before.backward
         # Passes of a judgement: of a random model, a majority of draws decides.
         self.judging = 1 if engine.jury is None else DRAWS
         for stage in range(len(plan)):
@@ -91,7 +92,6 @@ class Site:
         steps = [at for at, line in enumerate(plan) if line.one_step]
         fallen = by_id[torch.isin(standing.broken_by[by_id], torch.tensor(steps))]
         self.stepped = fallen[standing.clean_lead[fallen].argsort(stable=True)]
-        self._targets = _targets(engine)
 
     def affordable(self, rows: Tensor, price: int, share: float, most: int) -> Tensor:
         """The first rows, as many as a share of what is left pays for.
@@ -118,12 +118,6 @@ class Site:
         streams = self.engine.streams(rows, f"flags {purpose}")
         return Meter(self.engine.model, streams, width=self.width)
 
-    def objective(self, rows: Tensor) -> Objective:
-        """What was wanted of some examples."""
-        device = self.engine.device
-        targets = None if self._targets is None else self._targets[rows].to(device)
-        return Objective(self.engine.data.labels[rows].to(device), targets)
-
     def pay(self, ledger: Ledger, extra: int = 0) -> Passes:
         """Take what was spent, and `extra` forward passes, from what is left."""
         passes = ledger.passes + Passes(forward=extra)
@@ -147,7 +141,7 @@ def broken_by(
         streams = engine.streams(part, f"flags {purpose}")
         meter = site.meter(part, purpose)
         view = grant(meter, attack.access)
-        clean, wanted = engine.inputs(part), site.objective(part)
+        clean, wanted = engine.inputs(part), engine.objective(part)
         points = attack.run(view, clean, wanted, threat.allowed, streams=streams)
         achieved = _achieved(site, threat, part, clean, points, wanted, f"flags {purpose} score")
         broken += int(achieved.sum())
@@ -199,7 +193,7 @@ def climb(
         index = torch.arange(len(part), device=engine.device)
         streams = engine.streams(part, f"flags {purpose}")
         start = Rows.first(
-            engine.inputs(part), site.objective(part), streams, index, engine.threat.allowed
+            engine.inputs(part), engine.objective(part), streams, index, engine.threat.allowed
         )
         state = attack.begin(start)
         margins: list[Tensor] = []
@@ -213,22 +207,3 @@ def climb(
         seen.append(torch.stack(margins, dim=1))
         cost += site.pay(meter.ledger)
     return torch.cat(seen).cpu(), cost
-
-
-def _spent(engine: Engine, plan: Plan) -> int:
-    """Passes of the evaluation proper, without references."""
-    apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
-    groups = [group for group in engine.records.groups if group.stage not in apart]
-    judged = sum(len(group.rows) for group in groups if group.stage >= 0)
-    return judged + sum(group.forward + group.backward + group.polled for group in groups)
-
-
-def _targets(engine: Engine) -> Tensor | None:
-    """(N,) the targets of a targeted run."""
-    groups: Sequence[Any] = engine.records.stage(-1)
-    if not groups or groups[0].targets is None:
-        return None
-    chosen = torch.empty(len(engine.data), dtype=torch.int64)
-    for group in groups:
-        chosen[group.rows] = torch.tensor(group.targets)
-    return chosen

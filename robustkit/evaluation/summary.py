@@ -239,7 +239,7 @@ def tally(
         references=tuple(
             row for row, line in zip(rows, plan, strict=True) if line.role == "reference"
         ),
-        cost=_cost(records, plan),
+        cost=cost_of(records, plan),
         scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
         violations=standing.violations,
         over_passes=_over_passes(spent_when_broken, standing, wrong),
@@ -309,7 +309,8 @@ def _queries(group: Group) -> int:
     return sum(known) if len(known) == len(group.rows) else group.forward
 
 
-def _cost(records: Records, plan: Plan) -> Cost:
+def cost_of(records: Records, plan: Plan) -> Cost:
+    """What a run has cost, without references."""
     apart = {stage for stage, line in enumerate(plan) if line.role == "reference"}
     groups = [group for group in records.groups if group.stage not in apart]
     judged = sum(len(group.rows) for group in groups if group.stage >= 0)
