@@ -9,6 +9,7 @@ from robustkit.data import LabelledImages
 from robustkit.evaluation.records import Group, finite_or_none
 from robustkit.randomness import Streams
 from robustkit.report import Curves, DistancePoint, NearestKnown, QueriesPoint
+from robustkit.statistics import median_and_quartiles
 from robustkit.threat_models import ThreatModel, curve, distance_curve
 
 # Images of its target class that the adversary owns for each example.
@@ -110,9 +111,9 @@ def _times(distances: Tensor, nearest: Tensor) -> float | None:
 
 
 def _quartiles(values: Tensor) -> NearestKnown:
-    (point,) = curve(values[:, None], (0,), 0.0)
+    middle = median_and_quartiles(values.tolist())
     return NearestKnown(
-        median=finite_or_none(point.median),
-        q25=finite_or_none(point.q25),
-        q75=finite_or_none(point.q75),
+        median=finite_or_none(middle.median),
+        q25=finite_or_none(middle.q25),
+        q75=finite_or_none(middle.q75),
     )
