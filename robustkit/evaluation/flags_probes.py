@@ -101,6 +101,8 @@ def single_step(site: Site) -> Found:
     reverse = not any(line.one_step for line in site.lines)
     attack: Stepwise[Any]
     if reverse:
+        if not any(line.attack.access is Access.GRADIENT for line in site.lines):
+            raise DoesNotFit("no attack with gradients was run.")
         _compare(site, max((line.steps for line in site.lines), default=0))
         attack, pool = FGSM(), site.hardest
     else:

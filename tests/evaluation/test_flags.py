@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import evaluate
-from robustkit.attacks import FGSM, FMN, PGD
+from robustkit.attacks import FGSM, FMN, PGD, Square
 from robustkit.data import LabelledImages
 from robustkit.evaluation import flags, flags_surface
 from robustkit.evaluation.flags_verdict import sanity_flags
@@ -395,6 +395,13 @@ def test_the_budget_of_the_adversary_is_not_that_of_the_flags(queries: int, comp
     # What gradient attacks could do in 4 questions says nothing beside Square's 100.
     assert all(bool(rows[name]["examples"]) == compared for name in ("F5", "F7", "F9"))
     assert ("the attacks had 4 queries" in rows["F5"]["measured"]) != compared
+
+
+def test_one_step_is_not_compared_with_attacks_that_make_none() -> None:
+    images = torch.full((60, 1, 1, 1), 0.45), torch.zeros(60, dtype=torch.int64)
+    report = evaluate(brightness(), images, threat(), attacks=[Square(queries=2)])
+    assert measured(report)["F9"]["measured"].endswith("no attack with gradients was run.")
+    assert "F9" not in severities(report)
 
 
 def test_thresholds_are_exact() -> None:
