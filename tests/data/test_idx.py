@@ -65,6 +65,7 @@ def test_every_place_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.setenv("ROBUSTKIT_DATA", str(tmp_path / "env"))
+    (tmp_path / "root").mkdir()
     write_set(tmp_path / place / "fashion-mnist", *some(3), prefix="t10k", gz=True)
     assert len(load("fashion-mnist", root=tmp_path / "root")) == 3
     write_set(tmp_path / "root" / "fashion-mnist", *some(5), prefix="t10k", gz=True)

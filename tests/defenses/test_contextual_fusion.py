@@ -15,6 +15,7 @@ from robustkit.defenses.contextual_fusion import Branch, Features
 from robustkit.errors import BadInput, CorruptFile, ShapeMismatch
 from robustkit.models.cnn import CNN
 from robustkit.randomness import Streams
+from robustkit.threat_models import NO_NUMBER
 from robustkit.training import SGD, AdamW, Hide, OneCycle, Trainer
 from tests.defenses.members import trained
 from tests.defenses.test_ensembles import Cautious
@@ -218,7 +219,7 @@ def test_an_answer_of_nan_names_no_class() -> None:
     fused = Fused(given, classes=10, shape=(1, 8, 8)).eval()
     with torch.no_grad():
         given[0].get_submodule("conv1").get_parameter("weight")[0] = torch.nan
-    assert fused.answer(images(3)).labels.tolist() == [-1] * 3
+    assert fused.answer(images(3)).labels.tolist() == [NO_NUMBER] * 3
 
 
 def test_a_saved_fusion_comes_back_bit_for_bit(tmp_path: Path) -> None:

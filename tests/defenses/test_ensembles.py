@@ -21,7 +21,7 @@ from robustkit.defenses import (
 from robustkit.defenses.crossmax import crossmax
 from robustkit.errors import BadInput, CorruptFile, ShapeMismatch
 from robustkit.randomness import Streams
-from robustkit.threat_models import Output, Patch, ThreatModel
+from robustkit.threat_models import NO_NUMBER, Output, Patch, ThreatModel
 from robustkit.training import Trainer
 from tests.defenses.members import members, trained
 from tests.evaluation.victims import digits, network, threat
@@ -152,7 +152,7 @@ def test_a_member_that_answers_no_numbers_leaves_no_answer() -> None:
         spoilt.get_submodule("linear").get_parameter("bias")[4] = torch.nan
     answers = CrossMaxEnsemble([trained(0), spoilt, trained(2)]).eval().answer(images())
     assert bool(answers.logits.isnan().all())
-    assert answers.labels.tolist() == [-1] * 8
+    assert answers.labels.tolist() == [NO_NUMBER] * 8
 
 
 def test_identical_members_answer_as_one_of_them() -> None:

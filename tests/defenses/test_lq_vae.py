@@ -16,7 +16,7 @@ from robustkit.defenses.lq_vae import Reconstruction
 from robustkit.errors import BadInput, CorruptFile, ShapeMismatch
 from robustkit.evaluation import adaptive, draws
 from robustkit.randomness import Streams
-from robustkit.threat_models import Output
+from robustkit.threat_models import NO_NUMBER, Output
 from robustkit.training import AdamW, OneCycle, Trainer
 from tests.defenses.members import members, trained
 from tests.evaluation.victims import digits, network, threat
@@ -304,7 +304,7 @@ def test_classifiers_and_images_that_cannot_be_defended() -> None:
         with pytest.raises(BadInput):
             LQVAE(**options)
     nothing = Filtered(spoilt, learnt(), sampled=False).eval().answer(images(2))
-    assert nothing.labels.tolist() == [-1, -1]
+    assert nothing.labels.tolist() == [NO_NUMBER, NO_NUMBER]
 
 
 def test_the_classifier_is_not_changed_and_never_seen() -> None:
