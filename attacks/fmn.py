@@ -120,16 +120,22 @@ class FMN(Stepwise[_State]):
 
     def gain(self, state: _State, logits: Tensor) -> Tensor:
         """The chosen loss, or where none is the cross-entropy early on and the margin then."""
-        objective = state.rows.objective
-        near = LOSSES["dlr" if self.loss == "dlr" else "margin"](logits, objective)
-        return torch.where(self._far(state), LOSSES["cross-entropy"](logits, objective), near)
+        objective, early = state.rows.objective, self._early(state)
+        if early in (0, 1):
+            loss = self.loss or ("cross-entropy" if early else "margin")
+            return LOSSES[loss](logits, objective)
+        far, near = LOSSES["cross-entropy"](logits, objective), LOSSES["margin"](logits, objective)
+        return torch.where(self._far(state), far, near)
+
+    def _early(self, state: _State) -> float:
+        """The share of the steps that follow the cross-entropy."""
+        if self.loss is not None:
+            return float(self.loss == "cross-entropy")
+        return _EARLY[state.rows.allowed.norm]
 
     def _far(self, state: _State) -> Tensor:
         """(N,) bool: the rows that follow the cross-entropy."""
-        share = float(self.loss == "cross-entropy")
-        if self.loss is None:
-            share = _EARLY[state.rows.allowed.norm]
-        return state.step < self.steps * share
+        return state.step < self.steps * self._early(state)
 
     def wins(self, state: _State, reached: Tensor) -> Tensor:
         """None: a nearer point may follow. Which points reach the objective is kept."""
