@@ -32,7 +32,7 @@ class Poll:
     Attributes:
         wins: (N,) int64, how many draws reached the objective.
         right: (N,) int64, how many named the right class, or a set with it.
-        labels: (N,) int64, the most frequent answer; -1 for a refusal.
+        labels: (N,) int64, the most frequent answer, as `Output.labels` has it.
     """
 
     wins: Tensor
