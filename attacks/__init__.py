@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.geoda import GeoDA as GeoDA
     from robustkit.attacks.hopskipjump import HopSkipJump as HopSkipJump
     from robustkit.attacks.pgd import PGD as PGD
+    from robustkit.attacks.queued import Queued as Queued
     from robustkit.attacks.rays import RayS as RayS
     from robustkit.attacks.square import Square as Square
     from robustkit.attacks.stepwise import Stepwise as Stepwise
@@ -41,6 +42,7 @@ else:
             "GeoDA": "geoda",
             "HopSkipJump": "hopskipjump",
             "PGD": "pgd",
+            "Queued": "queued",
             "RayS": "rays",
             "Square": "square",
             "StepLL": "fgsm",

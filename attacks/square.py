@@ -1,5 +1,6 @@
 """Square: random search with square windows, by scores alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,12 +9,11 @@ from torch import Tensor
 
 from robustkit.attacks._balls import columns
 from robustkit.attacks._windows import Bumps, Stripes, Windows
-from robustkit.attacks.base import EvasionAttack
-from robustkit.attacks.losses import LOSSES, AttackLoss
-from robustkit.attacks.rows import check_rows, join_rows, take_rows
+from robustkit.attacks.losses import LOSSES, AttackLoss, margin
+from robustkit.attacks.queued import Found, Queued, Source
+from robustkit.attacks.rows import Rows, join_rows, take_rows
 from robustkit.errors import BadInput
-from robustkit.randomness import Streams
-from robustkit.threat_models import Access, Objective, Output, PerturbationSet, Scores
+from robustkit.threat_models import Access, Output, Scores
 
 # By query in ten thousand: from which one on the windows' area is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -24,28 +24,24 @@ class _State:
     """Examples under attack; everything is row-aligned.
 
     Attributes:
-        clean: (N, C, H, W) the inputs before the attack.
-        objective: What is wanted of each.
-        streams: One random stream per row.
-        index: (N,) int64, the row's victim in the view.
-        best: Like `clean`: the best point so far.
+        rows: The examples.
+        best: (N, C, H, W) the best points so far.
         loss: (N,) what is raised, at `best`.
-        asked: (N,) int64, queries made.
-        budget: (N,) int64, queries that may be made.
+        lead: (N,) the largest margin seen.
+        asked: (N,) int64, points asked about.
+        budget: (N,) int64, points that may be asked about.
     """
 
-    clean: Tensor
-    objective: Objective
-    streams: Streams
-    index: Tensor
+    rows: Rows
     best: Tensor
     loss: Tensor
+    lead: Tensor
     asked: Tensor
     budget: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Square(EvasionAttack[Scores]):
+class Square(Queued[Scores]):
     """Square attack in linf and l2: changes in random square windows, kept if the loss rises.
 
     It sees scores and no gradients, so that it is not fooled by masked ones. Every query of an
@@ -93,79 +89,72 @@ class Square(EvasionAttack[Scores]):
         if self.loss not in LOSSES:
             raise BadInput(f"The loss {self.loss!r} is unknown. Use one of: {', '.join(LOSSES)}.")
 
-    def run(
+    @property
+    def draws(self) -> int:
+        """The votes."""
+        return self.votes
+
+    def search(
         self,
         view: Scores,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
+        source: Source,
         *,
-        streams: Streams,
-    ) -> Tensor:
-        """Change inputs so that the objective is reached; see `EvasionAttack.run`."""
-        check_rows(inputs, objective, streams)
-        changed = inputs.clone()
-        left = view.remaining
-        budget = torch.full_like(objective.labels, self.queries)
-        budget = budget if left is None else budget.minimum(left // self.votes)
-        queue = (budget > 0).nonzero()[:, 0]
-        everything = _State(
-            clean=inputs,
-            objective=objective,
-            streams=streams,
-            index=torch.arange(len(inputs), device=inputs.device),
-            best=inputs,
-            loss=torch.full(budget.shape, -torch.inf, device=inputs.device),
-            asked=torch.zeros_like(budget),
-            budget=budget,
-        )
-        kind = Stripes if allowed.norm == "linf" else Bumps
-        windows = kind(inputs, allowed)
-        width = view.width or max(len(queue), 1)
-
-        def entering(room: int) -> _State:
-            nonlocal queue
-            state = take_rows(everything, queue[:room])
-            queue = queue[room:]
-            state.best = windows.start(state.clean, state.streams.fork("start"))
-            return state
-
-        state = entering(width)
-        while len(state.index):
-            over = self._query(view, state, windows, allowed)
+        width: int,
+        pad: bool,
+    ) -> Iterator[Found]:
+        """Attack examples as they come; see `Queued.search`."""
+        rows = source(width)
+        if rows is None:
+            return
+        windows = (Stripes if rows.allowed.norm == "linf" else Bumps)(rows.clean, rows.allowed)
+        state = self._begin(view, rows, windows)
+        while len(state.asked):
+            over = self._query(view, state, windows)
             if not bool(over.any()):
                 continue
-            ended = over.nonzero()[:, 0]
-            changed[state.index[ended]] = state.best[ended]
+            ended = take_rows(state, over.nonzero()[:, 0])
+            yield Found(ended.rows.index, ended.best, ended.lead)
             state = take_rows(state, (~over).nonzero()[:, 0])
-            if len(queue):
-                state = join_rows([state, entering(width - len(state.index))])
-        return changed
+            rows = source(width - len(state.asked))
+            if rows is not None:
+                state = join_rows([state, self._begin(view, rows, windows)])
 
-    def _query(
-        self, view: Scores, state: _State, windows: Windows, allowed: PerturbationSet
-    ) -> Tensor:
+    def _begin(self, view: Scores, rows: Rows, windows: Windows) -> _State:
+        """The state before the first query."""
+        zero = torch.zeros_like(rows.index)
+        budget = zero + self.queries
+        if view.remaining is not None:
+            budget = budget.minimum(view.remaining[rows.index] // self.votes)
+        best = windows.start(rows.clean, rows.streams.fork("start"))
+        unseen = torch.full(zero.shape, -torch.inf, device=zero.device)
+        return _State(rows, best, loss=unseen, lead=unseen, asked=zero, budget=budget)
+
+    def _query(self, view: Scores, state: _State, windows: Windows) -> Tensor:
         """Ask about one candidate per row and keep it if it is better; the rows that are over."""
-        streams = state.streams.fork("window")
+        rows = state.rows
         sides = self._sides(state, windows)
-        moved = windows.step(state.clean, state.best, sides, streams, state.asked)
+        streams = rows.streams.fork("window")
+        moved = windows.step(rows.clean, state.best, sides, streams, state.asked)
         candidate = torch.where(columns(state.asked == 0, moved), state.best, moved)
-        candidate = allowed.project(state.clean, candidate)
-        reached, loss = self._judged(view, state, candidate)
+        candidate = rows.allowed.project(rows.clean, candidate)
+        reached, loss, lead = self._judged(view, rows, candidate)
         better = reached | (loss > state.loss) | (state.asked == 0)
         state.best = torch.where(columns(better, candidate), candidate, state.best)
         state.loss = torch.where(better, loss.nan_to_num(nan=-torch.inf), state.loss)
+        state.lead = torch.fmax(state.lead, lead)
         state.asked = state.asked + 1
         return reached | (state.asked >= state.budget)
 
-    def _judged(self, view: Scores, state: _State, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) bool whether most votes reach the goal, and (N,) their mean loss."""
-        won, loss = torch.zeros_like(state.asked), torch.zeros_like(state.loss)
+    def _judged(self, view: Scores, rows: Rows, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) bool whether most votes reach the goal, (N,) their mean loss and margin."""
+        won = torch.zeros_like(rows.index)
+        loss = lead = torch.zeros(won.shape, device=won.device)
         for _ in range(self.votes):
-            scores = view.scores(candidate, state.index)
-            won = won + state.objective.reached(Output(scores)).to(won.dtype)
-            loss = loss + LOSSES[self.loss](scores, state.objective).to(loss.dtype)
-        return 2 * won > self.votes, loss / self.votes
+            scores = view.scores(points, rows.index)
+            won = won + rows.objective.reached(Output(scores)).to(won.dtype)
+            loss = loss + LOSSES[self.loss](scores, rows.objective).to(loss.dtype)
+            lead = lead + margin(scores, rows.objective).to(lead.dtype)
+        return 2 * won > self.votes, loss / self.votes, lead / self.votes
 
     def _sides(self, state: _State, windows: Windows) -> Tensor:
         """(N,) int64: the side of each row's next window, in pixels."""

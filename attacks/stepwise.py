@@ -2,26 +2,18 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks.base import EvasionAttack
 from robustkit.attacks.losses import margin
-from robustkit.attacks.rows import Rows, check_rows, join_rows, take_rows
+from robustkit.attacks.queued import Found, Queued, Source, penniless
+from robustkit.attacks.rows import Rows, join_rows, take_rows
 from robustkit.attacks.steps import input_gradient
-from robustkit.randomness import Streams
-from robustkit.threat_models import (
-    Access,
-    Decisions,
-    Gradients,
-    Objective,
-    Output,
-    PerturbationSet,
-)
+from robustkit.threat_models import Access, Gradients, Output
 
 
 class State(Protocol):
@@ -36,7 +28,7 @@ class State(Protocol):
 StateT = TypeVar("StateT", bound=State)
 
 
-class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
+class Stepwise(Queued[Gradients], Generic[StateT]):
     """An attack that alternates between proposing points and seeing their logits and gradients.
 
     It says nothing about batches: the loop that drives it mixes rows that are at different steps,
@@ -49,21 +41,6 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
     def attempts(self) -> int:
         """How often an example is attacked from the start before it is given up."""
         return 1
-
-    @property
-    def draws(self) -> int:
-        """Over how many answers a step averages; more than one where the model answers at random.
-
-        Each is a query, and each gradient a pass.
-        """
-        return 1
-
-    def prepare(self, view: Gradients, rows: Rows) -> Rows:
-        """What is looked up once per example before its search, at its own expense.
-
-        By default nothing.
-        """
-        return rows
 
     @abstractmethod
     def begin(self, rows: Rows) -> StateT:
@@ -119,134 +96,40 @@ class Stepwise(EvasionAttack[Gradients], Generic[StateT]):
         """The state before the first step of the next attempt, made from the end of the last."""
         return self.begin(state.rows.next_attempt())
 
-    def run(
-        self,
-        view: Gradients,
-        inputs: Tensor,
-        objective: Objective,
-        allowed: PerturbationSet,
-        *,
-        streams: Streams,
-    ) -> Tensor:
-        """Change inputs so that the objective is reached; see `EvasionAttack.run`."""
-        check_rows(inputs, objective, streams)
-        index = torch.arange(len(inputs), device=inputs.device)
-        everything = Rows.first(inputs, objective, streams, index, allowed)
-        changed = inputs.clone()
-        width = view.width or max(len(inputs), 1)
-        able = index[~_penniless(view, index, self.draws)]
-        blocks = (
-            take_rows(everything, able[start : start + width])
-            for start in range(0, len(able), width)
-        )
-        source = feed(self, view, blocks)
-        for found in search(self, view, source, width=width, pad=bool(view.width)):
-            changed[found.index] = found.points
-        return changed
+    def search(self, view: Gradients, source: Source, *, width: int, pad: bool) -> Iterator[Found]:
+        """Drive the attack over a queue of examples; see `Queued.search`.
 
-
-def feed(
-    attack: Stepwise[StateT], view: Gradients, blocks: Iterator[Rows]
-) -> Callable[[int], Rows | None]:
-    """A source for `search`: prepares blocks of examples and hands them out in any numbers.
-
-    Args:
-        attack: What is going to be run.
-        view: The model as the attack sees it.
-        blocks: First attempts, best in blocks as wide as the model is run.
-    """
-    waiting: list[Rows] = []
-
-    def source(room: int) -> Rows | None:
-        taken: list[Rows] = []
-        while room:
-            if not waiting:
-                block = next(blocks, None)
-                if block is None:
-                    break
-                waiting.append(attack.prepare(view, block))
-            rows = waiting.pop()
-            numbers = torch.arange(len(rows.index), device=rows.index.device)
-            if len(numbers) > room:
-                waiting.append(take_rows(rows, numbers[room:]))
-                rows = take_rows(rows, numbers[:room])
-            taken.append(rows)
-            room -= len(rows.index)
-        return join_rows(taken) if taken else None
-
-    return source
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Examples that have left the search.
-
-    Attributes:
-        index: (N,) int64, their victims.
-        points: (N, C, H, W) where their search ended.
-        lead: (N,) the largest margin seen in their search; negative where no point reached the
-            objective.
-    """
-
-    index: Tensor
-    points: Tensor
-    lead: Tensor
-
-
-def search(
-    attack: Stepwise[StateT],
-    view: Gradients,
-    source: Callable[[int], Rows | None],
-    *,
-    width: int,
-    pad: bool,
-) -> Iterator[Found]:
-    """Drive a step-by-step attack over a queue of examples, keeping the batch full.
-
-    Args:
-        attack: What to run.
-        view: The model as the attack sees it.
-        source: Called with a number of free rows; gives at most so many first attempts, None at the
-            end.
-        width: Rows in the batch.
-        pad: Keep the batch at exactly `width` rows when the source runs dry, so that results do not
-            depend on which examples share a batch.
-
-    Yields:
-        Examples as they leave: at the first success, after the last step of the last attempt, or
-        when they cannot pay for another query.
-
-    Raises:
-        DoesNotFit: No gradient comes back from the model.
-    """
-    state = _refilled(attack, [], source, width, pad=pad)
-    # By victim; padding has the last place.
-    lead = torch.full((len(view) + 1,), -torch.inf, device=view.spent.device)
-    while state is not None:
-        inputs = attack.propose(state).detach().requires_grad_()
-        seen = _look(attack, view, state, inputs)
-        with torch.no_grad():
-            index = state.rows.index
-            lead[index] = torch.fmax(lead[index], seen.lead.to(lead.dtype))
-            won = seen.reached if view.exact else _held(view, state, inputs, seen.reached)
-            reached = attack.wins(state, won)
-            done = attack.update(state, seen.logits, seen.gradient)
-            present = state.rows.index >= 0
-            broke = _penniless(view, state.rows.index, attack.draws)
-            leaving = (reached | done | broke) & present
-            if not bool(leaving.any()):
-                continue
-            over = reached | broke | (state.rows.attempt + 1 >= attack.attempts)
-            again = leaving & ~over
-            out = (leaving & ~again).nonzero()[:, 0]
-            if len(out):
-                points = torch.where(
-                    _columns(reached[out], inputs), inputs[out], attack.result(state)[out]
-                )
-                yield Found(state.rows.index[out], points.detach(), lead[state.rows.index[out]])
-            going_on = [take_rows(state, rows) for rows in _where(present & ~leaving)]
-            going_on += [attack.again(take_rows(state, rows)) for rows in _where(again)]
-            state = _refilled(attack, going_on, source, width, pad=pad)
+        Raises:
+            DoesNotFit: No gradient comes back from the model.
+        """
+        state = _refilled(self, [], source, width, pad=pad)
+        # By victim; padding has the last place.
+        lead = torch.full((len(view) + 1,), -torch.inf, device=view.spent.device)
+        while state is not None:
+            inputs = self.propose(state).detach().requires_grad_()
+            seen = _look(self, view, state, inputs)
+            with torch.no_grad():
+                index = state.rows.index
+                lead[index] = torch.fmax(lead[index], seen.lead.to(lead.dtype))
+                won = seen.reached if view.exact else _held(view, state, inputs, seen.reached)
+                reached = self.wins(state, won)
+                done = self.update(state, seen.logits, seen.gradient)
+                present = state.rows.index >= 0
+                broke = penniless(view, state.rows.index, self.draws)
+                leaving = (reached | done | broke) & present
+                if not bool(leaving.any()):
+                    continue
+                over = reached | broke | (state.rows.attempt + 1 >= self.attempts)
+                again = leaving & ~over
+                out = (leaving & ~again).nonzero()[:, 0]
+                if len(out):
+                    points = torch.where(
+                        _columns(reached[out], inputs), inputs[out], self.result(state)[out]
+                    )
+                    yield Found(state.rows.index[out], points.detach(), lead[state.rows.index[out]])
+                going_on = [take_rows(state, rows) for rows in _where(present & ~leaving)]
+                going_on += [self.again(take_rows(state, rows)) for rows in _where(again)]
+                state = _refilled(self, going_on, source, width, pad=pad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +209,7 @@ def _held(view: Gradients, state: StateT, inputs: Tensor, reached: Tensor) -> Te
     Who cannot pay for the question leaves with the point as it is: the verdict will tell.
     """
     index = state.rows.index
-    doubtful = reached & (index >= 0) & ~_penniless(view, index, 1)
+    doubtful = reached & (index >= 0) & ~penniless(view, index, 1)
     for rows in _where(doubtful):
         output = view.answer(inputs[rows].detach(), index[rows])
         holds = state.rows.objective.take(rows).reached(output)
@@ -343,18 +226,10 @@ def _sum(one: _Seen, other: _Seen) -> _Seen:
     )
 
 
-def _penniless(view: Decisions, index: Tensor, price: int) -> Tensor:
-    """(N,) bool: the victims that cannot pay for another step of so many queries."""
-    left = view.remaining
-    if left is None:
-        return torch.zeros_like(index, dtype=torch.bool)
-    return left[index.clamp_min(0)] < price
-
-
 def _refilled(
     attack: Stepwise[StateT],
     parts: list[StateT],
-    source: Callable[[int], Rows | None],
+    source: Source,
     width: int,
     *,
     pad: bool,

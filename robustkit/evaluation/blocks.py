@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from robustkit.attacks.queued import Found
 from robustkit.attacks.rows import join_rows, take_rows
-from robustkit.attacks.stepwise import Found
 
 # With fewer rows, a pass costs nearly as much as with so many.
 _NARROWEST = 8

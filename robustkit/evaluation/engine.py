@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attacks import EvasionAttack
+from robustkit.attacks.queued import Queued, searched
 from robustkit.attacks.rows import Rows
-from robustkit.attacks.stepwise import Stepwise, feed, search
 from robustkit.data import LabelledImages
 from robustkit.evaluation.billing import Aims, Bill
 from robustkit.evaluation.blocks import Clock, gathered, parts, without
@@ -76,7 +76,7 @@ class Engine:
         attack = line.attack
         finished = [row for group in self.records.stage(stage) for row in group.rows]
         self.progress.stage(line.name, len(standing), len(finished))
-        if isinstance(attack, Stepwise):
+        if isinstance(attack, Queued):
             self._search(stage, line, attack, without(standing, finished))
         else:
             done = set(finished)
@@ -92,7 +92,7 @@ class Engine:
                 f"{line.name} was given {len(standing)} examples and tried {len(tried)}."
             )
 
-    def _search(self, stage: int, line: Line, attack: Stepwise[Any], rows: Tensor) -> None:
+    def _search(self, stage: int, line: Line, attack: Queued[Any], rows: Tensor) -> None:
         everyone = self.streams(torch.arange(len(self.data)), self.purpose(stage))
         width = line.width(self.width)
         meter = self.threat.meter(self.model, everyone, width=width)
@@ -128,8 +128,7 @@ class Engine:
         ledger = meter.ledger
         lap, ran = Clock(), 0
         known_before = bool(aims.known(rows).all())
-        source = feed(attack, view, blocks())
-        found_in = search(attack, view, source, width=width, pad=True)
+        found_in = searched(attack, view, blocks(), width=width, pad=True)
         for found in gathered(found_in, self.width):
             index = found.index
             # Only what these examples cost: others under way may be lost and done again.
@@ -159,7 +158,7 @@ class Engine:
         return None
 
     @torch.enable_grad()
-    def _run_up(self, block: Rows, attack: Stepwise[Any], meter: Meter, view: Gradients) -> Rows:
+    def _run_up(self, block: Rows, attack: Queued[Any], meter: Meter, view: Gradients) -> Rows:
         """The block, to go on from where the same attack ends that follows the stand-in."""
         guide = self._guide("warm")
         if guide is None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from robustkit.attacks import EvasionAttack
+from robustkit.attacks import EvasionAttack, Queued
 from robustkit.attacks._eot import EOT
 from robustkit.attacks.losses import dlr_classes
 from robustkit.evaluation.plans import Plan
@@ -27,6 +27,7 @@ def attack_flags(
     return [
         *_broke_more(plan, result),
         *_budget(plan, threat, over_queries=over_queries),
+        *_untried(plan, threat),
         *_foreign(plan),
         *_fallback(plan, threat, classes),
         *_owned_images(plan, threat),
@@ -64,6 +65,20 @@ def _budget(plan: Plan, threat: ThreatModel, *, over_queries: bool) -> Iterator[
         f"them is that of an adversary who asks so often with each.{shown}"
     )
     yield Flag(id="budget-per-attack", severity="info", message=text)
+
+
+def _untried(plan: Plan, threat: ThreatModel) -> Iterator[Flag]:
+    """Attacks of which one step asks more often than the budget lets them."""
+    budget = threat.budget.queries
+    steps = {line.name: line.attack.draws for line in plan if isinstance(line.attack, Queued)}
+    names = [name for name, draws in steps.items() if budget is not None and draws > budget]
+    if names:
+        text = (
+            f"{', '.join(names)} asked nothing: one step takes {max(steps.values())} answers of a "
+            f"model that answers at random, and the budget is {budget}. What stands was not "
+            "attacked by it. Raise --queries."
+        )
+        yield Flag(id="asked-nothing", severity="void", message=text)
 
 
 def _foreign(plan: Plan) -> Iterator[Flag]:

@@ -83,8 +83,8 @@ def inspect(
         probe.run(_FEW)
         fits = width or int(getattr(model, "batch", 1))
     else:
-        probe.run(1)
-        wished = width or _fitting(probe, min(len(data), _ROWS.get(device.type, 64)))
+        kept = _kept(probe)
+        wished = width or _fitting(kept, device, min(len(data), _ROWS.get(device.type, 64)))
         fits = widest(probe.run, wished)
     classes = probe.first.shape[1]
     worst = int(data.labels.max())
@@ -312,13 +312,10 @@ def _flag(name: str, severity: Severity, message: str) -> Flag:
     return Flag(id=name, severity=severity, message=message)
 
 
-def _fitting(probe: _Probe, width: int) -> int:
-    """Halve the width until what a pass keeps for its gradient fits into a quarter of the memory.
-
-    A CPU does not say that memory is short; the system ends the process instead.
-    """
-    kept = 0
+def _kept(probe: _Probe) -> int:
+    """Ask about one example; how many bytes are kept for gradients meanwhile."""
     known = {tensor.data_ptr() for tensor in (*probe.model.parameters(), *probe.model.buffers())}
+    kept = 0
 
     def count(tensor: Tensor) -> Tensor:
         nonlocal kept
@@ -326,11 +323,18 @@ def _fitting(probe: _Probe, width: int) -> int:
             kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    row, _ = probe.rows(1)
-    if row.device.type != "cpu":
-        return width
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        probe.model(row.requires_grad_())
+        probe.run(1)
+    return kept
+
+
+def _fitting(kept: int, device: torch.device, width: int) -> int:
+    """Halve the width until what its rows keep for gradients fits into a quarter of the memory.
+
+    A CPU does not say that memory is short; the system ends the process instead.
+    """
+    if device.type != "cpu":
+        return width
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     while width > 1 and width * kept > memory / 4:
         width //= 2

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attacks import FGSM, PGD, EvasionAttack, Stepwise
+from robustkit.attacks.queued import Found
 from robustkit.attacks.rows import Rows, join_rows, take_rows
-from robustkit.attacks.stepwise import Found, search
 from robustkit.errors import DoesNotFit, ShapeMismatch
 from robustkit.passes import Passes
 from robustkit.randomness import Streams
@@ -307,7 +307,7 @@ def test_the_search_takes_any_source_and_gives_every_example_back_once() -> None
     streams = Streams.of(seed=0, ids=torch.arange(7))
     view = grant(Meter(Threshold(), streams), Access.GRADIENT)
     assert isinstance(view, Gradients)
-    found = list(search(Climb(steps=3), view, queue_of(rows(7), at_most=2), width=4, pad=False))
+    found = list(Climb(steps=3).search(view, queue_of(rows(7), at_most=2), width=4, pad=False))
     assert all(isinstance(part, Found) for part in found)
     assert sorted(torch.cat([part.index for part in found]).tolist()) == list(range(7))
     assert view.spent.tolist() == [3] * 7
@@ -317,7 +317,7 @@ def test_an_empty_source_asks_nothing() -> None:
     counting = Counting(Threshold())
     view = grant(Meter(counting, Streams.of(seed=0, ids=torch.arange(1))), Access.GRADIENT)
     assert isinstance(view, Gradients)
-    assert list(search(Climb(), view, lambda room: None, width=4, pad=True)) == []
+    assert list(Climb().search(view, lambda room: None, width=4, pad=True)) == []
     assert counting.calls == 0
 
 

@@ -1,5 +1,6 @@
 """Random models: chosen and scored on different draws, attacked on averages, voted on."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from robustkit import evaluate
 from robustkit.attacks import FGSM, FMN, PGD, Square
 from robustkit.attacks._eot import EOT
+from robustkit.attacks.queued import searched
 from robustkit.attacks.rows import Rows
-from robustkit.attacks.stepwise import feed, search
 from robustkit.data import LabelledImages
 from robustkit.errors import BadInput
 from robustkit.evaluation import draws, engine
@@ -25,6 +27,7 @@ from robustkit.report import EvasionReport, words
 from robustkit.statistics import wilson
 from robustkit.threat_models import (
     Access,
+    Budget,
     LpBall,
     Meter,
     Objective,
@@ -283,7 +286,7 @@ def test_a_lucky_draw_ends_no_search() -> None:
         threat().allowed,
     )
     attack = EOT(attack=PGD(steps=5, restarts=2), average=3)
-    found = list(search(attack, view, feed(attack, view, iter([rows])), width=6, pad=True))
+    found = list(searched(attack, view, iter([rows]), width=6, pad=True))
     assert sum(len(part.index) for part in found) == 6
     # The first attempt looks where its last step led.
     assert view.spent.tolist() == [3 * 11] * 6
@@ -330,6 +333,18 @@ def test_votes_stay_within_the_budget() -> None:
     ball = LpBall(norm="linf", radius=0.01)
     Square(queries=100, votes=5).run(view, clean, Objective(images.labels), ball, streams=streams)
     assert bool((view.spent <= 15).all())
+
+
+def test_an_attack_that_cannot_pay_for_a_step_asks_nothing_and_says_so() -> None:
+    """Nor is a random model that has no `forward` asked by it, whatever width fits."""
+    adversary = dataclasses.replace(threat(), access=Access.SCORE, budget=Budget(queries=4))
+    told = {}
+    for votes in (4, 5):
+        report = evaluate(Noisy(), digits(6), adversary, attacks=[Square(queries=9, votes=votes)])
+        told[votes] = [flag.severity for flag in report.flags if flag.id == "asked-nothing"]
+        right = report.attacks[0].examples_in
+        assert report.attacks[0].forward == (4 * right if votes == 4 else 0)
+    assert told == {4: [], 5: ["void"]}
 
 
 def test_the_head_of_a_report_tells_the_draws(noisy: tuple[Path, EvasionReport]) -> None:

@@ -1,5 +1,6 @@
 """The judge: cheats score nothing, each example is judged afresh, and the bill is exact."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from robustkit import evaluate
-from robustkit.attacks import FGSM, PGD, EvasionAttack
+from robustkit.attacks import FGSM, PGD, EvasionAttack, Square
 from robustkit.data import LabelledImages
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
@@ -175,6 +176,16 @@ def test_padding_is_run_but_not_charged(model: CNN) -> None:
     guards_rows = 2 + 5 * 32
     assert wide.cost.rows_run == counting.count.rows - guards_rows - flags["rows_run"]
     assert wide.cost.rows_run % 32 == 0
+
+
+def test_the_next_example_enters_where_one_leaves_without_gradients_too(model: CNN) -> None:
+    scores = dataclasses.replace(threat(), access=Access.SCORE)
+    report = evaluate(model, digits(40), scores, attacks=[Square(queries=200)], batch_size=8)
+    asked = [e.queries or 0 for e in report.examples if e.status != "misclassified"]
+    # Attacked eight at a time, all would wait for the slowest.
+    blocks = 8 * sum(max(asked[start : start + 8]) for start in range(0, len(asked), 8))
+    judged = len(asked) + -len(asked) % 8
+    assert sum(asked) <= report.cost.rows_run - 40 - judged < 0.8 * blocks
 
 
 @pytest.mark.parametrize("name", PLANS)
