@@ -1,0 +1,106 @@
+"""How many of the examples that the plan `standard` and AutoAttack leave standing can be broken at
+all: what any verdict on these models could still gain. All of them are attacked once more by the
+margin, and the ones of which the least of the lead is left then get what no plan can afford: APGD
+at all nine wrong classes by the margin and by the difference of logits ratio, and at none by the
+cross-entropy and the margin, each from many random starts. Every point is judged afresh. A verdict
+could be lower than AutoAttack's by what that breaks and by what `standard` breaks alone, and hardly
+by more: the leads that are left tell how far off the others are. The folder that
+ROBUSTKIT_BENCHMARKS names keeps models and AutoAttack's verdicts (as for `engine`)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks import APGD
+from robustkit.attacks.losses import margin
+from robustkit.attacks.queued import searched
+from robustkit.attacks.rows import Rows
+from robustkit.randomness import Streams
+from robustkit.threat_models import Access, Objective, grant, load
+from tests.benchmarks.engine import Target, autoattack, folder, planned, targets
+
+TITLE = "What is left to find beyond AutoAttack"
+WIDTH = 50
+HARDEST = 20
+LOOK = APGD(loss="margin", steps=60)
+HEAVY = (
+    APGD(loss="margin", targets=9, restarts=8),
+    APGD(loss="dlr", targets=9, restarts=3),
+    APGD(loss="cross-entropy", restarts=25),
+    APGD(loss="margin", restarts=25),
+)
+
+
+def run() -> dict[str, Any]:
+    """Each robust target."""
+    rows = []
+    with folder() as kept:
+        for target in targets(kept):
+            reference = autoattack(target, kept).standing
+            if bool(reference.any()):
+                _, ours = planned(target, "standard")
+                rows.append(row(target, ours.standing, reference))
+    return {
+        "rows": rows,
+        "setting": f"linf, eps 0.1 on Fashion-MNIST; the {HARDEST} examples of which the least of "
+        f"the lead is left after {LOOK.steps} steps; seed 0",
+    }
+
+
+def row(target: Target, ours: Tensor, reference: Tensor) -> dict[str, Any]:
+    """What is left on one target."""
+    standing = (ours & reference).nonzero()[:, 0]
+    count = len(ours)
+    broken, lead, passes = attacked(target, standing, LOOK, 0)
+    share = lead / clean_lead(target, standing)
+    hardest = share.masked_fill(broken, torch.inf).argsort(stable=True)[:HARDEST]
+    spent = passes[hardest]
+    for number, attack in enumerate(HEAVY, start=1):
+        left = hardest[~broken[hardest]]
+        fell, best, passes = attacked(target, standing[left], attack, number)
+        broken[left] = fell
+        share[left] = share[left].minimum(best / clean_lead(target, standing[left]))
+        spent[torch.isin(hardest, left)] += passes
+    remaining = share[hardest][~broken[hardest]]
+    found = int((reference & ~ours).sum()) + int(broken.sum())
+    return {
+        "target": target.name,
+        "n": count,
+        "AutoAttack, %": 100 * float(reference.double().mean()),
+        "standard, %": 100 * float(ours.double().mean()),
+        "broken by standard alone": int((reference & ~ours).sum()),
+        "attacked again": len(standing),
+        "attacked at length": len(hardest),
+        "passes for each of these": float(spent.double().mean()),
+        "broken": int(broken.sum()),
+        "least lead left of these, %": 100 * float(remaining.min()),
+        "of the last of these, %": 100 * float(remaining.max()),
+        "lowest known, %": 100 * float(reference.double().mean()) - 100 * found / count,
+    }
+
+
+def attacked(
+    target: Target, rows: Tensor, attack: APGD, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of some examples an attack breaks, the lead it leaves them, and their passes."""
+    threat = load("linf").with_radius(target.radius)
+    clean, wanted = target.images.inputs(rows), Objective(target.images.labels[rows])
+    ids = target.images.ids[rows]
+    streams = Streams.of(seed=0, ids=ids, purpose=f"headroom {number}")
+    meter = threat.meter(target.model, streams, width=min(WIDTH, len(rows)))
+    view: Any = grant(meter, Access.GRADIENT)
+    everyone = Rows.first(clean, wanted, streams, torch.arange(len(rows)), threat.allowed)
+    points, lead = clean.clone(), torch.zeros(len(rows))
+    width = meter.width or 1
+    for found in searched(attack, view, iter([everyone]), width=width, pad=True):
+        points[found.index], lead[found.index] = found.points, -found.lead
+    verdict = threat.judge(target.model, clean, points, wanted, view.spent)
+    return verdict.allowed & verdict.reached, lead, view.spent + meter.ledger.backward
+
+
+@torch.no_grad()
+def clean_lead(target: Target, rows: Tensor) -> Tensor:
+    """(M,) by how much the right class leads on clean images."""
+    logits = target.model(target.images.inputs(rows))
+    return -margin(logits, Objective(target.images.labels[rows]))
