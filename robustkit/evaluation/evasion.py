@@ -244,6 +244,15 @@ def check_threat(threat: ThreatModel) -> None:
         )
 
 
+def _hint(threat: ThreatModel) -> str:
+    """An attack of another package that fits where no own one does."""
+    there = ("foolbox:HopSkipJumpAttack", "foolbox:PointwiseAttack")
+    fitting = [name for name in there if build(name).why_not(threat) is None]
+    if not fitting:
+        return "Nor is an attack known that would; see robustkit list attacks."
+    return f"Name one that does, for example --attacks {fitting[0]}."
+
+
 def _lines(
     attacks: Sequence[EvasionAttack[Any] | str] | None, plan: str, threat: ThreatModel
 ) -> tuple[Plan, list[Skipped]]:
@@ -256,8 +265,7 @@ def _lines(
             reasons = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in left_out))
             raise DoesNotFit(
                 f"No attack of the plan {plan!r} fits the threat model {threat.name!r} "
-                f"({reasons}). "
-                "Name one that does, for example --attacks foolbox:HopSkipJumpAttack."
+                f"({reasons}). {_hint(threat)}"
             )
     else:
         made = [build(attack) if isinstance(attack, str) else attack for attack in attacks]

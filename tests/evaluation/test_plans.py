@@ -15,7 +15,7 @@ from robustkit.evaluation import plans
 from robustkit.evaluation.plans import Line
 from robustkit.models.cnn import CNN
 from robustkit.report import EvasionReport
-from robustkit.threat_models import Access, load
+from robustkit.threat_models import Access, LpBall, ThreatModel, load
 from tests.evaluation.victims import digits, threat, victim
 
 
@@ -212,6 +212,12 @@ def test_references_that_mean_nothing_are_refused(
 def test_a_reference_that_does_not_fit_is_refused(model: CNN) -> None:
     with pytest.raises(DoesNotFit):
         evaluate(model, digits(4), threat(), reference="cgba")
+
+
+def test_who_has_no_attack_is_told_of_one_that_fits(model: CNN) -> None:
+    few_pixels = ThreatModel(name="pixels", perturbation=LpBall(norm="l0", radius=3))
+    with pytest.raises(DoesNotFit, match="for example --attacks foolbox:PointwiseAttack"):
+        evaluate(model, digits(4), few_pixels)
 
 
 def test_the_report_with_all_of_it_is_valid_json(model: CNN) -> None:
