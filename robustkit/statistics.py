@@ -91,6 +91,33 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
+def count_at_most(events: int, confidence: float = 0.95) -> float:
+    """How many events there may be on average where so many were seen: Garwood's upper limit.
+
+    Args:
+        events: Events that were seen, none or more.
+        confidence: Share of repetitions in which the limit is not below the truth, in (0, 1).
+
+    Raises:
+        BadInput: A number outside its range.
+
+    Example:
+        >>> round(count_at_most(0), 2)
+        3.0
+
+    Reference:
+        Garwood: Fiducial limits for the Poisson distribution. Biometrika 28, 1936.
+    """
+    from scipy.special import pdtri
+
+    if events < 0 or not 0 < confidence < 1:
+        raise BadInput(
+            f"{events} events at a confidence of {confidence}: there must be none or more, and it "
+            "must lie between 0 and 1."
+        )
+    return float(pdtri(events, 1 - confidence))
+
+
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
     """How much larger the share of successes in `a` is than in `b`, with Tango's score interval.
 

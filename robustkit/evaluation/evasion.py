@@ -205,6 +205,7 @@ def evaluate(
     curves = dataclasses.replace(
         label_curves(records.stage(0), right.tolist(), threat, known, slack=_slack(threat, images)),
         passes=result.over_passes,
+        effort=result.effort,
         eps=_over_eps(result.distances, eps_sweep, threat, images),
     )
     report = report_of(

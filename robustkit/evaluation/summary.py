@@ -8,9 +8,10 @@ from torch import Tensor
 
 from robustkit.attacks import describe
 from robustkit.data import LabelledImages
+from robustkit.evaluation.effort import later_half
 from robustkit.evaluation.plans import Line, Plan, by_stand_in
 from robustkit.evaluation.records import Group, Records, finite
-from robustkit.report import AttackRow, Cost, Draws, EpsPoint, ExampleRow, PassesPoint
+from robustkit.report import AttackRow, Cost, Draws, Effort, EpsPoint, ExampleRow, PassesPoint
 from robustkit.report.evasion import Status
 from robustkit.statistics import Interval, wilson
 
@@ -33,6 +34,7 @@ class Tally:
         violations: Examples for which an attack returned something that is not allowed.
         over_passes: Robust accuracy over passes per example, without references; None where foreign
             code cannot tell.
+        effort: What the second half of the plan's passes has found; None where nobody can tell.
         distances: (N,) float64, the smallest change found of each example: 0 where it was wrong
             before any attack, infinite where none was found.
     """
@@ -44,6 +46,7 @@ class Tally:
     scores: "Scores"
     violations: int
     over_passes: tuple[PassesPoint, ...] | None
+    effort: Effort | None
     distances: Tensor
 
 
@@ -87,6 +90,8 @@ class Standing:
         self.queries = _each(data, 0.0)
         # The clean pass is one, and so is each judgement; references are apart.
         self.passes = _each(data, 1.0)
+        # Those of the plan until an example fell.
+        self.spent = _each(data, torch.nan)
         self.clean_lead = _each(data, torch.nan)
         self.best_lead = _each(data, -torch.inf)
         for group in records.stage(-1):
@@ -114,6 +119,8 @@ class Standing:
             if group.lead is not None:
                 lead = _values(group.lead, -torch.inf)
                 self.best_lead[group.rows] = self.best_lead[group.rows].maximum(lead)
+        if self.plan[stage].role == "plan":
+            self.spent = self.passes.where(stood, self.spent)
         self.outcomes.append(outcomes)
         self._fell(stage, groups)
         # Measuring distances, and attacks through stand-ins, come by at examples again that have
@@ -243,6 +250,7 @@ def tally(
         scores=standing.scores(stand_ins=any(by_stand_in(line.through) for line in plan)),
         violations=standing.violations,
         over_passes=_over_passes(spent_when_broken, standing, wrong),
+        effort=_effort(plan, standing),
         distances=standing.nearest.where(standing.was_right, 0.0),
     )
 
@@ -284,6 +292,18 @@ def _over_passes(
         PassesPoint(passes=passes, robust=(count - wrong - fallen) / count)
         for passes, fallen in dict.fromkeys(points)
     )
+
+
+def _effort(plan: Plan, standing: Standing) -> Effort | None:
+    """What the second half of the plan's passes has found."""
+    lines = [line for line in plan if line.role == "plan"]
+    if any(line.attack.minimises for line in lines):
+        # They spend all they may, whenever they find what.
+        return None
+    right = standing.right
+    by_plan = torch.tensor([line.role == "plan" for line in plan])
+    by = standing.broken_by[right]
+    return later_half(standing.spent[right], (by >= 0) & by_plan[by])
 
 
 def _attack_row(line: Line, groups: Sequence[Group], broken: int) -> AttackRow:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustkit.report.evasion import Curves as Curves
     from robustkit.report.evasion import DistancePoint as DistancePoint
     from robustkit.report.evasion import Draws as Draws
+    from robustkit.report.evasion import Effort as Effort
     from robustkit.report.evasion import EpsPoint as EpsPoint
     from robustkit.report.evasion import EvasionReport as EvasionReport
     from robustkit.report.evasion import ExampleRow as ExampleRow
@@ -66,6 +67,7 @@ else:
             "Curves": "evasion",
             "DistancePoint": "evasion",
             "Draws": "evasion",
+            "Effort": "evasion",
             "EpsPoint": "evasion",
             "EvasionReport": "evasion",
             "ExampleRow": "evasion",

@@ -10,6 +10,7 @@ from robustkit.report.scales import BOTTOM, SHARES, TOP, Scale, Tick, short
 
 Point = tuple[float, float]
 
+_PASSES_NOTE = "Examples still standing after so many passes, forward and backward, per example."
 _QUERIES_NOTE = (
     "The line is the median of the smallest changes found, the band holds the middle half of the "
     "examples. Where either is missing, it was not reached."
@@ -93,7 +94,7 @@ def _passes(curves: Curves) -> list[Chart]:
     return [
         Chart(
             title="Robust accuracy over effort",
-            note="Examples still standing after so many passes, forward and backward, per example.",
+            note=" ".join((_PASSES_NOTE, words.effort(curves))).strip(),
             summary=_told(points, "{} standing after {} passes", words.percent),
             across="passes per example",
             up="robust accuracy",

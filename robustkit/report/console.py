@@ -35,6 +35,8 @@ def show(report: Report, console: Console) -> None:
     _headline(report, console, safe)
     if isinstance(report, EvasionReport):
         show_attacks(report, console, safe)
+        if told := words.effort(report.curves):
+            console.print(Text(told, "dim"))
         _radii(report, console)
         _curve(report, console)
         show_skipped(report.skipped, console, safe)

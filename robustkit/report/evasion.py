@@ -115,6 +115,22 @@ class PassesPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """What the second half of the passes has found.
+
+    Attributes:
+        passes: How many passes that is.
+        broken: Examples that fell in it.
+        more_at_most: How many would fall, at that rate, in as many passes again: the upper limit
+            of the average (95 %), and no more than there are.
+    """
+
+    passes: Count
+    broken: Count
+    more_at_most: Amount
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpsPoint:
     """Robust accuracy at one radius.
 
@@ -185,6 +201,7 @@ class Curves:
 
     Attributes:
         passes: Over passes per example.
+        effort: What more of them might find.
         eps: Over the radius.
         queries: Over queries per example.
         distances: Success over distance, for each number of queries; distances grow within each.
@@ -192,6 +209,7 @@ class Curves:
     """
 
     passes: tuple[PassesPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
+    effort: Effort | None = field(default=None, metadata=OMITTED_IF_NONE)
     eps: tuple[EpsPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     queries: tuple[QueriesPoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
     distances: tuple[DistancePoint, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)

@@ -261,6 +261,18 @@ def nearest(curves: Curves) -> str:
     )
 
 
+def effort(curves: Curves) -> str:
+    """What more passes might find, in a sentence; empty where that is not known."""
+    found = curves.effort
+    if found is None:
+        return ""
+    fell = f"{found.broken:,} example" + ("" if found.broken == 1 else "s")
+    return (
+        f"The second half of the search, {found.passes:,} passes, broke {fell}: as many again "
+        f"would break {found.more_at_most:.1f} more on average at most (95 %)."
+    )
+
+
 def _distances(point: QueriesPoint) -> tuple[str, ...]:
     quartiles = (point.q25, point.median, point.q75)
     told = ("not reached" if value is None else f"{value:.4g}" for value in quartiles)

@@ -98,6 +98,7 @@ def outcome(report: EvasionReport) -> dict[str, Any]:
         "skipped": report.skipped,
         "flags": report.flags,
         "accuracies": (report.clean_accuracy, report.robust_accuracy, report.accuracies),
+        "curves": report.curves,
         "violations": report.violations,
         "verdict": report.verdict,
         "passes": (report.cost.forward, report.cost.backward),

@@ -15,6 +15,7 @@ from robustkit.report import (
     Curves,
     DataFacts,
     Draws,
+    Effort,
     Environment,
     EpsPoint,
     EvasionReport,
@@ -160,6 +161,7 @@ def full() -> EvasionReport:
         draws=Draws(count=20, mean=share, majority=share, all=share),
         curves=Curves(
             passes=(PassesPoint(passes=10.0, robust=0.5),),
+            effort=Effort(passes=40, broken=1, more_at_most=4.74),
             eps=(EpsPoint(eps=0.01, robust=0.7),),
             queries=(
                 QueriesPoint(

@@ -16,6 +16,7 @@ from robustkit.errors import BadInput, ShapeMismatch
 from robustkit.report import (
     Curves,
     DistancePoint,
+    Effort,
     EpsPoint,
     EvasionReport,
     NearestKnown,
@@ -335,3 +336,13 @@ def test_a_curve_over_distance_needs_examples_and_its_own_budgets() -> None:
         distance_curve(torch.zeros(0, 1), [1])
     with pytest.raises(ShapeMismatch, match="2 budgets"):
         distance_curve(torch.zeros(3, 1), [1, 2])
+
+
+def test_what_more_effort_might_find_is_told_under_the_curve_and_in_the_terminal() -> None:
+    words = "200 passes, broke 1 example: as many again would break 4.7 more on average at most"
+    effort = Effort(passes=200, broken=1, more_at_most=4.744)
+    known = report(Curves(passes=PASSES, effort=effort))
+    (drawn,) = charts(known)
+    assert words in drawn.note
+    assert words in " ".join(told(known).split())
+    assert "as many again" not in told(report(Curves(passes=PASSES)))
