@@ -14,6 +14,7 @@ from robustkit.attacks._dct import dimensions
 from robustkit.attacks._grains import Grain, grains, noise_of
 from robustkit.attacks._hunts import LabelAttack, check_at_least, check_positive
 from robustkit.attacks._normals import Noise, look_around, share
+from robustkit.attacks._patches import put_back
 from robustkit.attacks._starts import find_starts
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
@@ -37,11 +38,12 @@ class Semicircles(LabelAttack):
     tolerance: float = 1.0
     tries: int = 50
     candidates: int = 30
+    patches: int = 4
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
         check_at_least(1, queries=self.queries, noise=self.noise, tries=self.tries)
-        check_at_least(0, candidates=self.candidates)
+        check_at_least(0, candidates=self.candidates, patches=self.patches)
         check_positive(step=self.step, tolerance=self.tolerance)
         if self.reduction is not None:
             check_at_least(1, reduction=self.reduction)
@@ -55,6 +57,8 @@ class Semicircles(LabelAttack):
     def search(self, hunt: Hunt) -> Steps[None]:
         """Alternate between looking around and moving along the boundary."""
         yield from find_starts(hunt, tries=self.tries, better=self.candidates)
+        if hunt.objective.starts is not None:
+            yield from put_back(hunt, side=self.patches)
         rows = hunt.started()
         yield from hunt.towards(rows, self.gap(hunt, rows))
         drawn = torch.zeros_like(hunt.left)

@@ -37,6 +37,8 @@ class CGBA(Semicircles):
             towards it.
         tries: Random images tried as a start before an example is given up.
         candidates: Further directions looked at for a nearer start, for one query each.
+        patches: Where the adversary owns images: patches along each side of a start that are put
+            back one by one, for one query each; 0 leaves it whole.
 
     Raises:
         BadInput: A hyper-parameter that means nothing.
@@ -106,6 +108,7 @@ class CGBAH(Semicircles):
         tolerance: How near to the boundary a search comes.
         tries: Random images tried as a start where the adversary owns none.
         candidates: Further directions looked at for a nearer start.
+        patches: Patches along each side of a start that are put back one by one.
 
     Raises:
         BadInput: A hyper-parameter that means nothing.
@@ -115,8 +118,9 @@ class CGBAH(Semicircles):
 
     Differs from the reference:
         As `CGBA` does. A targeted search starts from the adversary's images of the target class:
-        the nearest of several, each compared with the best so far for one query; the reference
-        takes one image at random. Where no probe holds the point stays where it is.
+        the nearest of several, each compared with the best so far for one query, of which only the
+        patches that it needs are kept; the reference takes one image at random, and all of it.
+        Where no probe holds the point stays where it is.
 
     Example:
         >>> CGBAH(reduction=4, common=1).reduction

@@ -48,6 +48,15 @@ def test_comparing_several_starts_pays_for_itself(
 
 
 @pytest.mark.slow
+def test_keeping_only_the_patches_that_a_start_needs_pays_for_itself(
+    plan: Tensor, victim: tuple[nn.Module, Tensor]
+) -> None:
+    early, late = at_most(plan, victim, OTHERS["a whole start"])
+    assert early < 1
+    assert late < 1.05
+
+
+@pytest.mark.slow
 def test_steps_of_few_frequencies_lead_nearer_than_those_of_all(
     plan: Tensor, victim: tuple[nn.Module, Tensor]
 ) -> None:
