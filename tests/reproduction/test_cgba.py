@@ -37,29 +37,13 @@ def at_most(plan: Tensor, victim: tuple[nn.Module, Tensor], other: Arm) -> list[
 
 
 @pytest.mark.slow
-def test_comparing_several_starts_pays_for_itself(
-    plan: Tensor, victim: tuple[nn.Module, Tensor]
+@pytest.mark.parametrize("other", ["one start at random", "a whole start", "full dimension"])
+def test_each_part_pays_for_itself(
+    other: str, plan: Tensor, victim: tuple[nn.Module, Tensor]
 ) -> None:
+    """The comparison of several starts, the patches that are put back, the low frequencies."""
     assert bool(plan.isfinite().all())
     assert bool(torch.all(plan[:, 1] <= plan[:, 0]))
-    early, late = at_most(plan, victim, OTHERS["one start at random"])
-    assert early < 1
-    assert late < 1
-
-
-@pytest.mark.slow
-def test_keeping_only_the_patches_that_a_start_needs_pays_for_itself(
-    plan: Tensor, victim: tuple[nn.Module, Tensor]
-) -> None:
-    early, late = at_most(plan, victim, OTHERS["a whole start"])
-    assert early < 1
-    assert late < 1.05
-
-
-@pytest.mark.slow
-def test_steps_of_few_frequencies_lead_nearer_than_those_of_all(
-    plan: Tensor, victim: tuple[nn.Module, Tensor]
-) -> None:
-    early, late = at_most(plan, victim, OTHERS["full dimension"])
+    early, late = at_most(plan, victim, OTHERS[other])
     assert early < 1
     assert late < 1
