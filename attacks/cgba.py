@@ -59,7 +59,8 @@ class CGBA(Semicircles):
         direction is found the sooner the fewer there are to look through. Answers are weighed
         against their average. Frequencies and colours are chosen per image and round.
         Starts are of growing noise of several grains, limited in number, and compared by one query
-        each. The last round is cut so that the budget is spent. Success is by the data's label.
+        each; of an image that the adversary owns only the patches that it needs are kept. The last
+        round is cut so that the budget is spent. Success is by the data's label.
 
     Example:
         >>> CGBA(reduction=2).queries
