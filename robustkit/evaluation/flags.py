@@ -147,9 +147,10 @@ def violations(count: int, names: Sequence[str]) -> Flag | None:
     return Flag(
         id="F6",
         severity="unlisted",
-        message=f"Violations: {count} examples came back outside the perturbation set or over the "
-        f"budget ({', '.join(dict.fromkeys(names))}). What is not allowed breaks nothing, so that "
-        "the accuracy may be too high. Correct the attack and run it again.",
+        message=f"Violations: {count} examples came back outside the perturbation set, over the "
+        "budget, or not as a tensor of the images' shape and type "
+        f"({', '.join(dict.fromkeys(names))}). What is not allowed breaks nothing, so that the "
+        "accuracy may be too high. Correct the attack and run it again.",
     )
 
 

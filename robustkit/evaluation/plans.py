@@ -94,18 +94,21 @@ _NEAREST: tuple[_Words, ...] = (
 
 _NEAREST_AGAIN = {"loss": "margin", "targets": "1", "ranking": "nearest", "steps": "200"}
 
+_LIKELY = {"loss": "margin", "targets": "3", "ranking": "nearest", "steps": "20"}
+
 FAST: tuple[_Words, ...] = (
     *_NEAREST,
     ("apgd", {"loss": "cross-entropy", "steps": "40"}, 0.5),
-    ("apgd", _NEAREST_AGAIN, 0.05),
+    ("apgd", _LIKELY, 0.2),
+    ("apgd", _NEAREST_AGAIN, 0.03),
 )
 
 STANDARD: tuple[_Words, ...] = (
     *_NEAREST,
-    ("apgd", {"loss": "cross-entropy", "steps": "40"}, 0.7),
-    ("apgd", {"loss": "margin", "targets": "3", "ranking": "nearest", "steps": "20"}, 0.5),
-    ("apgd", {"loss": "margin", "steps": "100"}, 0.2),
-    ("apgd", {**_NEAREST_AGAIN, "restarts": "2"}, 0.05),
+    ("apgd", {"loss": "cross-entropy", "steps": "40"}, 0.5),
+    ("apgd", _LIKELY, 0.4),
+    ("apgd", {"loss": "margin", "steps": "100"}, 0.1),
+    ("apgd", {**_NEAREST_AGAIN, "restarts": "2"}, 0.03),
 )
 
 THOROUGH: tuple[_Words, ...] = (
