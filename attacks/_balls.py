@@ -34,15 +34,8 @@ def project(clean: Tensor, changed: Tensor, radius: Tensor, allowed: Perturbatio
         change = changed - clean
         factor = (radius / lengths(change).clamp_min(1e-30)).clamp_max(1.0).to(clean.dtype)
         return change.mul_(columns(factor, clean)).add_(clean).clamp_(allowed.low, allowed.high)
-    # Everything is scaled to the ball of radius one and back.
-    unit = columns(radius, clean).clamp_min(1e-30)
-    projected = project_l1(
-        (changed - clean) / unit,
-        1.0,
-        lowest=(allowed.low - clean) / unit,
-        highest=(allowed.high - clean) / unit,
-    )
-    change = projected.mul_(columns(radius, clean))
+    room = (allowed.low - clean, allowed.high - clean)
+    change = project_l1(changed - clean, radius, lowest=room[0], highest=room[1])
     return shifted(clean, change).clamp_(allowed.low, allowed.high)
 
 
@@ -64,6 +57,7 @@ def sparse_step(
     size = usable.shape[1]
     count = (density * size).to(torch.int64).clamp(1, size)
     wanted = usable.abs()
-    least = wanted.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
+    largest = wanted.topk(int(count.max()), dim=1).values
+    least = largest.gather(1, count[:, None] - 1)
     moves = usable.sign().mul_(wanted >= least)
     return (moves / moves.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)

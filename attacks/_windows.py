@@ -1,5 +1,6 @@
 """Where and how random search changes an image: square windows, by norm."""
 
+import functools
 from abc import ABC, abstractmethod
 
 import torch
@@ -9,6 +10,9 @@ from robustkit.attacks._balls import columns
 from robustkit.attacks.steps import reach
 from robustkit.randomness import Streams
 from robustkit.threat_models import PerturbationSet
+
+# By query in ten thousand: from which one on the windows' area is halved once more.
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 class Windows(ABC):
@@ -23,11 +27,26 @@ class Windows(ABC):
         radius: The same, or how far the values let any image be changed, if that is less.
     """
 
-    def __init__(self, inputs: Tensor, allowed: PerturbationSet) -> None:
-        """Args: (N, C, H, W) images, and what is allowed."""
+    def __init__(self, inputs: Tensor, allowed: PerturbationSet, *, share: float) -> None:
+        """Args: (N, C, H, W) images, what is allowed, and the first windows' share of an image."""
         self.channels, self.height, self.width = inputs.shape[1:]
         self.side = min(self.height, self.width)
         self.allowed, self.radius = allowed, reach(allowed, inputs)
+        halvings = torch.arange(len(_HALVINGS) + 1, dtype=torch.float64, device=inputs.device)
+        area = share * self.height * self.width * 0.5**halvings
+        self._sides = self.fitting(area.sqrt().round().to(torch.int64))
+        self._halvings = torch.tensor(_HALVINGS, device=inputs.device)
+
+    def sides(self, asked: Tensor, budget: Tensor) -> Tensor:
+        """(N,) int64: the sides of the next windows; 0, which changes nothing, at the start.
+
+        Args:
+            asked: (N,) int64 queries so far.
+            budget: (N,) int64 queries over which the windows shrink.
+        """
+        # In ten thousandths of the queries, as the schedule counts; the first is the start.
+        number = (asked - 1) * 10_000 // budget
+        return self._sides[torch.searchsorted(self._halvings, number)] * (asked > 0)
 
     def fitting(self, sides: Tensor) -> Tensor:
         """The sides that are possible, nearest to those wanted."""
@@ -62,7 +81,8 @@ class Windows(ABC):
             sides: (N,) of the windows.
 
         Returns:
-            (N, K, H, 1) rows and (N, K, 1, W) columns, both int64, and (N, K, H, W) bool.
+            (N, K, H, 1) rows and (N, K, 1, W) columns, both int64, and (N, K, H, W) 1 inside, 0
+            outside, float32: twice as fast as a mask.
         """
         side = sides[:, None, None, None]
         y, x = (
@@ -71,7 +91,8 @@ class Windows(ABC):
             for first, size in ((0, self.height), (1, self.width))
         )
         y, x = y[..., None], x[:, :, None]
-        return y, x, ((y >= 0) & (y < side)) & ((x >= 0) & (x < side))
+        inside = (((place >= 0) & (place < side)).float() for place in (y, x))
+        return y, x, next(inside) * next(inside)
 
 
 class Stripes(Windows):
@@ -93,20 +114,17 @@ class Stripes(Windows):
         boxed = (clean + change).clamp_(self.allowed.low, self.allowed.high)
         idle = boxed.sub_(best).abs_().mul_(inside).flatten(1).amax(1) <= 1e-7
         change = torch.where(columns(idle, change), -change, change)
-        return torch.where(inside, clean + change, best)
+        # Exact at both ends.
+        return best.lerp(clean + change, inside)
 
 
 class Bumps(Windows):
     """In l2: pairs of bumps; a window takes the change that another one gives up."""
 
-    def __init__(self, inputs: Tensor, allowed: PerturbationSet) -> None:
+    def __init__(self, inputs: Tensor, allowed: PerturbationSet, *, share: float) -> None:
         """Args: as for all windows."""
-        super().__init__(inputs, allowed)
-        # By whether they stand upright, and by their side.
-        self._bumps = torch.zeros(2, self.side + 1, self.side, self.side, device=inputs.device)
-        for side in range(1, self.side + 1):
-            self._bumps[1, side, :side, :side] = bump_of(side, inputs.device)
-        self._bumps[0] = self._bumps[1].mT
+        super().__init__(inputs, allowed, share=share)
+        self._bumps = _bumps_up_to(self.side, inputs.device)
 
     def fitting(self, sides: Tensor) -> Tensor:
         """Odd sides of three at least; of one in images so small that three is no detail."""
@@ -136,7 +154,7 @@ class Bumps(Windows):
         y, x, inside = self.within(words[:, :4], sides)
         taking, giving = inside[:, :1], inside[:, 1:]
         change = best - clean
-        held, old = change * (taking | giving), change * taking
+        held, old = change * taking.maximum(giving), change * taking
         # Per channel: what both windows hold, and a share of what the radius leaves.
         spare = (self.radius**2 - _length(change, whole=True).square()).clamp_min(0)
         length = (_length(held).square() + spare / self.channels).sqrt()
@@ -168,6 +186,15 @@ def _length(change: Tensor, *, whole: bool = False) -> Tensor:
     over = (1, 2, 3) if whole else (2, 3)
     length: Tensor = torch.linalg.vector_norm(change, dim=over, keepdim=True, dtype=torch.float64)
     return length
+
+
+@functools.lru_cache(maxsize=8)
+def _bumps_up_to(largest: int, device: torch.device) -> Tensor:
+    """(2, largest + 1, largest, largest) lying and upright ones, by their side; not to be changed."""
+    upright = torch.zeros(largest + 1, largest, largest, device=device)
+    for side in range(1, largest + 1):
+        upright[side, :side, :side] = bump_of(side, device)
+    return torch.stack([upright.mT, upright])
 
 
 def bump_of(side: int, device: torch.device) -> Tensor:

@@ -206,20 +206,26 @@ class APGD(Stepwise[Run]):
 
     def update(self, state: Run, logits: Tensor, gradient: Tensor) -> Tensor:
         """Note the best point, shorten the step at a checkpoint, move on."""
-        # A row that was shown the clean image to rank the classes, and starts elsewhere, only
-        # learns: its counters stay at 0, and whatever is noted here is forgotten at its start.
-        elsewhere = self.random_start or state.rows.start is not None
-        learns = self._ignorant(state) & elsewhere
+        start, learns = state.point, self._learns(state)
         loss = self.gain(state, logits).nan_to_num(nan=-torch.inf)
         if self._aims(state.rows):
             state.ranking = self._ranking(state, logits)
-        start = state.point
         self._note(state, loss, gradient)
         gradient = self._checked(state, gradient)
         self._move(state, gradient)
-        state.point = torch.where(columns(learns, start), start, state.point)
-        state.step = torch.where(learns, 0, state.step + 1)
+        state.step = state.step + 1
+        if learns is not None:
+            state.point = torch.where(columns(learns, start), start, state.point)
+            state.step = torch.where(learns, 0, state.step)
         return self._next_stage(state)
+
+    def _learns(self, state: Run) -> Tensor | None:
+        """(N,) bool: rows that were shown the clean image to rank the classes, but start elsewhere.
+
+        Their counters stay at 0, and what is noted of them is forgotten at their start.
+        """
+        elsewhere = self.random_start or state.rows.start is not None
+        return self._ignorant(state) if self._aims(state.rows) and elsewhere else None
 
     def _note(self, state: Run, loss: Tensor, gradient: Tensor) -> None:
         """Take in the loss at the current point; the first of a stage makes everything new."""
@@ -239,7 +245,6 @@ class APGD(Stepwise[Run]):
     def _set_up(self, state: Run, fresh: Tensor) -> None:
         """The step's first length and sparsity, and the first checkpoint."""
         allowed = state.rows.allowed
-        state.previous = torch.where(columns(fresh, state.point), state.point, state.previous)
         state.length = torch.where(fresh, self._longest(state), state.length)
         first = first_stretch(self._planned(state), allowed.norm)
         state.stretch = torch.where(fresh, first, state.stretch)

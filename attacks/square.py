@@ -15,9 +15,6 @@ from robustkit.attacks.rows import Rows, join_rows, take_rows
 from robustkit.errors import BadInput
 from robustkit.threat_models import Access, Output, Scores
 
-# By query in ten thousand: from which one on the windows' area is halved once more.
-_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
 
 @dataclass(slots=True)
 class _State:
@@ -106,7 +103,8 @@ class Square(Queued[Scores]):
         rows = source(width)
         if rows is None:
             return
-        windows = (Stripes if rows.allowed.norm == "linf" else Bumps)(rows.clean, rows.allowed)
+        kind = Stripes if rows.allowed.norm == "linf" else Bumps
+        windows = kind(rows.clean, rows.allowed, share=self.p_init)
         state = self._begin(view, rows, windows)
         while len(state.asked):
             over = self._query(view, state, windows)
@@ -132,14 +130,14 @@ class Square(Queued[Scores]):
     def _query(self, view: Scores, state: _State, windows: Windows) -> Tensor:
         """Ask about one candidate per row and keep it if it is better; the rows that are over."""
         rows = state.rows
-        sides = self._sides(state, windows)
+        sides = windows.sides(state.asked, state.budget)
         streams = rows.streams.fork("window")
-        moved = windows.step(rows.clean, state.best, sides, streams, state.asked)
-        candidate = torch.where(columns(state.asked == 0, moved), state.best, moved)
+        candidate = windows.step(rows.clean, state.best, sides, streams, state.asked)
         candidate = rows.allowed.project(rows.clean, candidate)
         reached, loss, lead = self._judged(view, rows, candidate)
         better = reached | (loss > state.loss) | (state.asked == 0)
-        state.best = torch.where(columns(better, candidate), candidate, state.best)
+        # Exact at both ends, and cheaper than a choice by row.
+        state.best = state.best.lerp(candidate, columns(better, candidate).float())
         state.loss = torch.where(better, loss.nan_to_num(nan=-torch.inf), state.loss)
         state.lead = torch.fmax(state.lead, lead)
         state.asked = state.asked + 1
@@ -152,15 +150,7 @@ class Square(Queued[Scores]):
         for _ in range(self.votes):
             scores = view.scores(points, rows.index)
             won = won + rows.objective.reached(Output(scores)).to(won.dtype)
-            loss = loss + LOSSES[self.loss](scores, rows.objective).to(loss.dtype)
-            lead = lead + margin(scores, rows.objective).to(lead.dtype)
+            ahead = margin(scores, rows.objective)
+            raised = ahead if self.loss == "margin" else LOSSES[self.loss](scores, rows.objective)
+            loss, lead = loss + raised.to(loss.dtype), lead + ahead.to(lead.dtype)
         return 2 * won > self.votes, loss / self.votes, lead / self.votes
-
-    def _sides(self, state: _State, windows: Windows) -> Tensor:
-        """(N,) int64: the side of each row's next window, in pixels."""
-        # The first query is the start; in ten thousandths of the queries, as the schedule counts.
-        number = (state.asked - 1).clamp_min(0) * 10_000 // state.budget
-        bounds = torch.tensor(_HALVINGS, device=number.device)
-        halvings = torch.searchsorted(bounds, number).double()
-        area = self.p_init * 0.5**halvings * windows.height * windows.width
-        return windows.fitting(area.sqrt().round().to(torch.int64))

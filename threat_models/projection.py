@@ -28,7 +28,9 @@ def project_l0(change: Tensor, radius: float) -> Tensor:
     return change * mask.reshape(len(change), 1, *change.shape[2:])
 
 
-def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor) -> Tensor:
+def project_l1(
+    change: Tensor, radius: float | Tensor, *, lowest: Tensor, highest: Tensor
+) -> Tensor:
     """Project each row onto the l1 ball and the box [lowest, highest] together, exactly.
 
     The solution is sign(u) * clamp(|u| - t, 0, room) with the smallest t >= 0 that meets the
@@ -37,7 +39,7 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
 
     Args:
         change: (N, ...) the change u to project.
-        radius: The largest l1 length, >= 0.
+        radius: The largest l1 length, >= 0, of all rows or (N,) of each.
         lowest: Like `change`: the smallest allowed change, <= 0.
         highest: Like `change`: the largest allowed change, >= 0.
 
@@ -51,11 +53,12 @@ def project_l1(change: Tensor, radius: float, *, lowest: Tensor, highest: Tensor
     side = torch.ones_like(change).copysign_(change)
     room = (side * highest).maximum(side * lowest).flatten(1).clamp_min_(0).double()
     wanted = change.flatten(1).abs().double()
-    size = wanted.sub_(_threshold(wanted, room, radius)).clamp_min_(0).minimum(room)
+    most = torch.as_tensor(radius, dtype=room.dtype, device=room.device).reshape(-1, 1)
+    size = wanted.sub_(_threshold(wanted, room, most)).clamp_min_(0).minimum(room)
     return size.reshape(change.shape).copysign_(change)
 
 
-def _threshold(wanted: Tensor, room: Tensor, radius: float) -> Tensor:
+def _threshold(wanted: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     """(N, 1) the smallest t >= 0 at which clamp(wanted - t, 0, room) adds up to at most `radius`.
 
     The sum is piecewise linear and falling in t: Newton's steps end in the right piece, and

@@ -1,6 +1,6 @@
 """Square breaks what it should, by scores alone, and pays for every query."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from robustkit.attacks import EvasionAttack, Square
-from robustkit.attacks._windows import Bumps, bump_of
+from robustkit.attacks._windows import Bumps, Stripes, bump_of
 from robustkit.attacks.losses import AttackLoss
 from robustkit.errors import BadInput
 from robustkit.randomness import Streams
@@ -243,9 +243,8 @@ def test_a_window_takes_what_another_gives_up() -> None:
     best = clean + 0.3 * change / change.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     streams = Streams.of(seed=0, ids=torch.arange(6))
     sides, draw = torch.full((6,), 3), torch.ones(6, dtype=torch.int64)
-    moved = (
-        Bumps(clean, LpBall(norm="l2", radius=0.3)).step(clean, best, sides, streams, draw) - clean
-    )
+    windows = Bumps(clean, LpBall(norm="l2", radius=0.3), share=0.8)
+    moved = windows.step(clean, best, sides, streams, draw) - clean
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((6,), 0.3))
     # Both windows can lie at the same place, or overlap.
     given_up = (moved == 0).flatten(1).sum(1)
@@ -257,8 +256,24 @@ def test_a_window_takes_what_another_gives_up() -> None:
 def test_windows_of_l2_are_odd_and_of_three_pixels_where_that_is_a_detail(
     side: int, fitting: list[int]
 ) -> None:
-    windows = Bumps(torch.zeros(1, 1, side, side + 3), LpBall(norm="l2", radius=1.0))
+    ball = LpBall(norm="l2", radius=1.0)
+    windows = Bumps(torch.zeros(1, 1, side, side + 3), ball, share=0.8)
     assert windows.fitting(torch.tensor([0, 2, 20])).tolist() == fitting
+
+
+@pytest.mark.parametrize(("kind", "norm"), [(Stripes, "linf"), (Bumps, "l2")])
+def test_windows_shrink_by_the_reference_s_schedule(
+    kind: type[Stripes] | type[Bumps], norm: Literal["linf", "l2"]
+) -> None:
+    windows = kind(torch.zeros(1, 3, 32, 32), LpBall(norm=norm, radius=0.1), share=0.8)
+    theirs = SquareAttack(None, norm="Linf", p_init=0.8, n_queries=500)
+    # Their counter starts at 0 after the start, which is our first query.
+    asked = torch.arange(1, 500)
+    shares = torch.tensor([theirs.p_selection(number) for number in range(499)])
+    wanted = windows.fitting((shares * 32 * 32).sqrt().round().to(torch.int64))
+    assert torch.equal(windows.sides(asked, torch.full_like(asked, 500)), wanted)
+    # The start is a query of its own, and not changed by it.
+    assert windows.sides(torch.tensor([0]), torch.tensor([500])).tolist() == [0]
 
 
 @pytest.mark.parametrize(
