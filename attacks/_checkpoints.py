@@ -15,6 +15,8 @@ _FIRST, _SHORTER, _SHORTEST = 0.22, 0.03, 0.06
 _STRETCH, _DENSITY, _THINNER, _SLOWER, _SLOWEST = 0.04, 0.2, 1.5, 1.5, 10
 # In l1: the share of the changed values that must be left for their number to count as fallen.
 _FEWER = 0.95
+# The share of the lead at the outset that may be missing in the end in an attempt that goes on.
+_CLOSE = 0.05
 
 
 @dataclass(slots=True)
@@ -42,6 +44,9 @@ class Run:
         length: (N,) float64, the length of the next step.
         density: (N,) the share of values that the next step moves, in l1.
         support: (N,) how many values `best` had changed at the last checkpoint, in l1.
+        outset: (N,) the margin at the first point.
+        lead: (N,) the largest margin so far.
+        lead_before: (N,) the same when it was last looked at.
     """
 
     rows: Rows
@@ -62,6 +67,9 @@ class Run:
     length: Tensor
     density: Tensor
     support: Tensor
+    outset: Tensor
+    lead: Tensor
+    lead_before: Tensor
 
 
 def first_stretch(planned: Tensor, norm: str) -> Tensor:
@@ -121,6 +129,32 @@ def thin_out(state: Run, due: Tensor, longest: Tensor) -> Tensor:
     state.length = torch.where(due, torch.where(fewer, longest, shorter), state.length)
     _set_density(state, due, support)
     return due & fewer
+
+
+def hopeless(state: Run, margins: Tensor, planned: Tensor, *, stretch: int) -> Tensor:
+    """Which rows cannot get there: at the pace of their last stretch the steps left are too few.
+
+    Searches slow down, so that a constant pace is a generous guess; who would come close goes on
+    all the same. Rows that have not moved the model at all are given their time: where gradients
+    are masked, pace says nothing.
+
+    Args:
+        state: Notes the margins.
+        margins: (N,) at the current points.
+        planned: (N,) int64, the steps of the stage.
+        stretch: Steps from one look to the next; the first is not judged.
+
+    Returns:
+        (N,) bool.
+    """
+    fresh = state.step == 0
+    state.outset = torch.where(fresh, margins, state.outset)
+    state.lead = torch.where(fresh, margins, torch.fmax(state.lead, margins))
+    before = torch.where(fresh, -torch.inf, state.lead_before)
+    due = (state.step % stretch == 0) & ~fresh
+    state.lead_before = torch.where(due, state.lead, before)
+    expected = state.lead + (state.lead - before) / stretch * (planned - state.step)
+    return due & (expected < _CLOSE * state.outset) & (state.lead > state.outset)
 
 
 def _set_density(state: Run, rows: Tensor, support: Tensor) -> None:

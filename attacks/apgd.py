@@ -9,10 +9,17 @@ from torch import Tensor
 
 from robustkit.attacks._aims import lead, most_likely_wrong, nearest_wrong
 from robustkit.attacks._balls import columns, project, sparse_step
-from robustkit.attacks._checkpoints import Run, first_density, first_stretch, halve, thin_out
-from robustkit.attacks.losses import LOSSES, AttackLoss
+from robustkit.attacks._checkpoints import (
+    Run,
+    first_density,
+    first_stretch,
+    halve,
+    hopeless,
+    thin_out,
+)
+from robustkit.attacks.losses import LOSSES, AttackLoss, margin
 from robustkit.attacks.rows import Rows
-from robustkit.attacks.steps import reach, steepest
+from robustkit.attacks.steps import even_shift, reach, steepest
 from robustkit.attacks.stepwise import Stepwise
 from robustkit.errors import BadInput
 from robustkit.threat_models import Gradients, PerturbationSet
@@ -52,6 +59,13 @@ class APGD(Stepwise[Run]):
         wide_start: In l1, spend 30 % of the steps in a ball of three times the radius and as many
             in one of two times, each stage starting from the best point of the one before. Takes
             more passes; finds other points than a start in the set, not more.
+        shift_start: Start the first attempt at each aim where all values are raised alike as far as
+            the ball lets them, and the second where they are lowered. Behind masked gradients both
+            lie in other basins than random points, which are close to the clean image for a model
+            that averages noise away.
+        give_up: The share of the steps after each of which an attempt ends that cannot reach the
+            goal in the steps it has left, if its margin goes on to rise as in the last share; 0
+            lets every attempt make all its steps.
 
     Raises:
         BadInput: A hyper-parameter that means nothing.
@@ -86,6 +100,8 @@ class APGD(Stepwise[Run]):
     random_start: bool = True
     rho: float = 0.75
     wide_start: bool = False
+    shift_start: bool = False
+    give_up: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that mean nothing."""
@@ -103,6 +119,8 @@ class APGD(Stepwise[Run]):
             raise BadInput(f"APGD's rho is {self.rho}; it must lie in [0, 1].")
         if self.loss not in LOSSES:
             raise BadInput(f"The loss {self.loss!r} is unknown. Use one of: {', '.join(LOSSES)}.")
+        if not 0 <= self.give_up <= 1:
+            raise BadInput(f"APGD's give_up is {self.give_up}; it must lie in [0, 1].")
 
     @property
     def attempts(self) -> int:
@@ -129,7 +147,7 @@ class APGD(Stepwise[Run]):
         return self._begin(state.rows.next_attempt(), state.ranking)
 
     def _begin(self, rows: Rows, ranking: Tensor) -> Run:
-        point = rows.begin_at(self._start(rows) if self.random_start else rows.clean)
+        point = rows.begin_at(self._start(rows))
         none = torch.zeros_like(rows.index)
         zero = torch.zeros_like(none, dtype=point.dtype)
         return Run(
@@ -151,9 +169,21 @@ class APGD(Stepwise[Run]):
             length=zero.double(),
             density=zero,
             support=none,
+            outset=zero,
+            lead=zero,
+            lead_before=zero,
         )
 
     def _start(self, rows: Rows) -> Tensor:
+        point = self._random(rows) if self.random_start else rows.clean
+        if not self.shift_start:
+            return point
+        turn = columns(rows.attempt // max(self.targets, 1), point)
+        shift = even_shift(rows.allowed, rows.clean) * torch.where(turn == 0, 1.0, -1.0)
+        shifted = rows.allowed.project(rows.clean, rows.clean + shift)
+        return torch.where(turn < 2, shifted, point)
+
+    def _random(self, rows: Rows) -> Tensor:
         streams = rows.streams.fork("start")
         if rows.allowed.norm != "l1":
             return rows.allowed.sample(rows.clean, streams=streams)
@@ -206,7 +236,7 @@ class APGD(Stepwise[Run]):
 
     def update(self, state: Run, logits: Tensor, gradient: Tensor) -> Tensor:
         """Note the best point, shorten the step at a checkpoint, move on."""
-        start, learns = state.point, self._learns(state)
+        start, learns, hopeless = state.point, self._learns(state), self._hopeless(state, logits)
         loss = self.gain(state, logits).nan_to_num(nan=-torch.inf)
         if self._aims(state.rows):
             state.ranking = self._ranking(state, logits)
@@ -217,14 +247,23 @@ class APGD(Stepwise[Run]):
         if learns is not None:
             state.point = torch.where(columns(learns, start), start, state.point)
             state.step = torch.where(learns, 0, state.step)
-        return self._next_stage(state)
+        return self._next_stage(state) | hopeless
+
+    def _hopeless(self, state: Run, logits: Tensor) -> Tensor:
+        """(N,) bool: attempts to be given up."""
+        last = state.stage == self._stages(state.rows.allowed) - 1
+        if not self.give_up:
+            return torch.zeros_like(last)
+        stretch = max(2, round(self.give_up * self.steps))
+        margins = margin(logits, state.rows.objective).to(state.lead.dtype)
+        return last & hopeless(state, margins, self._planned(state), stretch=stretch)
 
     def _learns(self, state: Run) -> Tensor | None:
         """(N,) bool: rows that were shown the clean image to rank the classes, but start elsewhere.
 
         Their counters stay at 0, and what is noted of them is forgotten at their start.
         """
-        elsewhere = self.random_start or state.rows.start is not None
+        elsewhere = self.random_start or self.shift_start or state.rows.start is not None
         return self._ignorant(state) if self._aims(state.rows) and elsewhere else None
 
     def _note(self, state: Run, loss: Tensor, gradient: Tensor) -> None:

@@ -73,9 +73,22 @@ def reach(allowed: PerturbationSet, like: Tensor) -> float:
         allowed: The perturbation set.
         like: (N, C, H, W), for its size.
     """
+    return min(allowed.radius, (allowed.high - allowed.low) * _length_of_ones(allowed, like))
+
+
+def even_shift(allowed: PerturbationSet, like: Tensor) -> float:
+    """How far all values of an input can be moved alike inside the ball.
+
+    Args:
+        allowed: The perturbation set; its radius and its norm (linf, l2 or l1) count.
+        like: (N, C, H, W), for its size.
+    """
+    return reach(allowed, like) / _length_of_ones(allowed, like)
+
+
+def _length_of_ones(allowed: PerturbationSet, like: Tensor) -> float:
     size = like.shape[1:].numel()
-    sides = {"linf": 1.0, "l2": math.sqrt(size)}.get(allowed.norm, size)
-    return min(allowed.radius, (allowed.high - allowed.low) * sides)
+    return {"linf": 1.0, "l2": math.sqrt(size)}.get(allowed.norm, size)
 
 
 def with_room(gradient: Tensor, point: Tensor, allowed: PerturbationSet) -> Tensor:

@@ -435,6 +435,7 @@ def test_sparse_steps_move_the_largest_gradients_that_have_room() -> None:
         {"rho": 1.1},
         {"rho": float("nan")},
         {"loss": "hinge"},
+        {"give_up": -0.1},
     ],
     ids=str,
 )

@@ -1,7 +1,8 @@
 """The loops of PGD, APGD and Square against the bare passes that they make. Both take the same
 batch through the same frozen model the same number of times, forward and backward for the first
-two, forward for Square; the radius is so small that no example leaves early. The batches are as
-wide as an evaluation on a CPU runs them. CPU time of one thread, in pairs taken in turns."""
+two, forward for Square; the radius is so small that no example leaves early. An attempt is as long
+as those of the plans at single classes, and batches are as wide as an evaluation on a CPU runs
+them. CPU time of one thread, in pairs taken in turns."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from robustkit.threat_models import LpBall, Objective, ThreatModel
 from tests.benchmarks.timing import ratio
 
 TITLE = "Attack loops against bare passes"
-STEPS = 10
+STEPS = 20
 ATTACKS: tuple[EvasionAttack[Any], ...] = (
     PGD(steps=STEPS),
     APGD(steps=STEPS),
