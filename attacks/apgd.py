@@ -58,11 +58,12 @@ class APGD(Stepwise[Run]):
         rho: The share of steps that must raise the loss for the step to keep its length.
         wide_start: In l1, spend 30 % of the steps in a ball of three times the radius and as many
             in one of two times, each stage starting from the best point of the one before. Takes
-            more passes; finds other points than a start in the set, not more.
+            more passes; on a model that was trained for another norm it finds what starts in the
+            set do not.
         shift_start: Start the first attempt at each aim where all values are raised alike as far as
-            the ball lets them, and the second where they are lowered. Behind masked gradients both
-            lie in other basins than random points, which are close to the clean image for a model
-            that averages noise away.
+            the ball lets them, the second where they are lowered, later ones as `random_start`
+            says. A model that averages noise away sees a random point as the clean image; these lie
+            in other basins, which matters where gradients are masked.
         give_up: The share of the steps after each of which an attempt ends that cannot reach the
             goal in the steps it has left, if its margin goes on to rise as in the last share; 0
             lets every attempt make all its steps.
@@ -83,7 +84,8 @@ class APGD(Stepwise[Run]):
         its own; the difference of logits ratio falls back to it where the model has too few
         classes. In l1, values at the end of their range are not stepped on, so that all of a step
         counts, and wide balls are an option. Targets can be ranked by how near they are. Random
-        starts are uniform in the ball (l1: normal noise projected onto it).
+        starts are uniform in the ball (l1: normal noise projected onto it). Shifted starts and
+        giving up are ours, and off unless asked for.
 
     Example:
         >>> APGD(loss="dlr", targets=3).attempts
@@ -225,10 +227,15 @@ class APGD(Stepwise[Run]):
 
     def wins(self, state: Run, reached: Tensor) -> Tensor:
         """Points of a wide ball count only if they lie in the set."""
+        strays = self.strays(state)
+        return reached if strays is None else reached & ~strays
+
+    def strays(self, state: Run) -> Tensor | None:
+        """Points of a wide ball that do not lie in the set."""
         allowed = state.rows.allowed
         if self._stages(allowed) == 1:
-            return reached
-        return reached & allowed.contains(state.rows.clean, self.propose(state))
+            return None
+        return ~allowed.contains(state.rows.clean, self.propose(state))
 
     def result(self, state: Run) -> Tensor:
         """The current point, pulled into the set."""

@@ -85,6 +85,10 @@ class Stepwise(Queued[Gradients], Generic[StateT]):
         """
         return reached
 
+    def strays(self, state: StateT) -> Tensor | None:  # noqa: ARG002 - for those that do
+        """(N,) bool: proposed points outside the set, whose lead says nothing; None for none."""
+        return None
+
     def result(self, state: StateT) -> Tensor:
         """(N, C, H, W) what the search gives back where it ends without a win.
 
@@ -110,7 +114,10 @@ class Stepwise(Queued[Gradients], Generic[StateT]):
             seen = _look(self, view, state, inputs)
             with torch.no_grad():
                 index = state.rows.index
-                lead[index] = torch.fmax(lead[index], seen.lead.to(lead.dtype))
+                strays, margins = self.strays(state), seen.lead.to(lead.dtype)
+                if strays is not None:
+                    margins = margins.masked_fill(strays, -torch.inf)
+                lead[index] = torch.fmax(lead[index], margins)
                 won = seen.reached if view.exact else _held(view, state, inputs, seen.reached)
                 reached = self.wins(state, won)
                 done = self.update(state, seen.logits, seen.gradient)

@@ -71,8 +71,8 @@ def by_stand_in(through: str) -> bool:
 
 
 # Name, options, lead left. Cheap attacks first: an example that has fallen is not attacked again,
-# and effort goes where little of the lead is left. Nearly all attempts that fail show it after a
-# quarter of their steps; who is given up there leaves the passes to others.
+# and effort goes where little of the lead is left. Nearly all attempts that fail show it within a
+# quarter of their steps; given up there, they leave the rest to others.
 _Words = tuple[str, Mapping[str, str], float | None]
 
 # A weak model falls to a few steps; on a strong one, the nearest class of the linearised model is
@@ -94,6 +94,8 @@ _NEAREST: tuple[_Words, ...] = (
     ),
 )
 
+# Where gradients around the image mislead, in a larger ball than the model was trained for, these
+# starts reach what otherwise only random search does.
 _SHIFTED = {
     "loss": "margin",
     "steps": "20",
@@ -102,7 +104,7 @@ _SHIFTED = {
     "give_up": "0.15",
 }
 
-_CROSS_ENTROPY = {"loss": "cross-entropy", "steps": "40", "give_up": "0.1", "wide_start": "true"}
+_CROSS_ENTROPY = {"loss": "cross-entropy", "steps": "40", "give_up": "0.1"}
 
 _LIKELY = {
     "loss": "margin",
@@ -110,10 +112,9 @@ _LIKELY = {
     "ranking": "nearest",
     "steps": "20",
     "give_up": "0.15",
-    "wide_start": "true",
 }
 
-_MARGIN = {"loss": "margin", "steps": "100", "give_up": "0.1", "wide_start": "true"}
+_MARGIN = {"loss": "margin", "steps": "100", "give_up": "0.1"}
 
 _ALL_CLASSES = {
     "loss": "margin",
@@ -121,7 +122,6 @@ _ALL_CLASSES = {
     "ranking": "nearest",
     "steps": "50",
     "give_up": "0.1",
-    "wide_start": "true",
 }
 
 _NEAREST_AGAIN = {
@@ -130,7 +130,6 @@ _NEAREST_AGAIN = {
     "ranking": "nearest",
     "steps": "200",
     "give_up": "0.1",
-    "wide_start": "true",
 }
 
 FAST: tuple[_Words, ...] = (
@@ -160,6 +159,35 @@ THOROUGH: tuple[_Words, ...] = (
     ("square", {"queries": "5000"}, None),
 )
 
+# In l1, narrow balls are where searches get stuck: attempts begin in wide ones, and how much of the
+# lead the first lines have left says little.
+_WIDE = {"steps": "60", "wide_start": "true", "give_up": "0.1"}
+_WIDE_AT = {**_WIDE, "loss": "margin", "ranking": "nearest"}
+
+L1: Mapping[str, tuple[_Words, ...]] = MappingProxyType(
+    {
+        "fast": (
+            *_NEAREST,
+            ("apgd", {**_WIDE, "loss": "cross-entropy"}, None),
+            ("apgd", {**_WIDE_AT, "targets": "3", "steps": "40"}, 0.5),
+            ("apgd", {**_WIDE_AT, "targets": "9"}, 0.1),
+        ),
+        "standard": (
+            *_NEAREST,
+            ("apgd", {**_WIDE, "loss": "cross-entropy"}, None),
+            ("apgd", {**_WIDE_AT, "targets": "3", "steps": "40"}, 0.7),
+            ("apgd", {**_WIDE, "loss": "margin"}, 0.5),
+            ("apgd", {**_WIDE_AT, "targets": "9"}, 0.3),
+        ),
+        "thorough": (
+            *_NEAREST,
+            ("apgd", {"loss": "cross-entropy", "wide_start": "true"}, None),
+            ("apgd", {"loss": "margin", "wide_start": "true"}, None),
+            ("apgd", {**_WIDE_AT, "targets": "9", "steps": "100", "give_up": "0"}, None),
+        ),
+    }
+)
+
 # Without gradients; the norm decides, and the first that fits is run.
 LABELS: tuple[_Words, ...] = (("cgba", {}, None), ("rays", {}, None))
 LABELS_TARGETED: tuple[_Words, ...] = (("cgba-h", {}, None), ("hop-skip-jump", {}, None))
@@ -174,8 +202,7 @@ def fast() -> tuple[_Words, ...]:
     """The plan for a first look.
 
     Weak models fall to its first two lines. Of strong ones it finds nearly all that can be found,
-    since most examples fall towards the class whose boundary is nearest if the model is linear; it
-    does not look behind masked gradients as the longer plans do.
+    since most examples fall towards the class whose boundary is nearest if the model is linear.
     """
     return PLANS["fast"]
 
@@ -183,8 +210,8 @@ def fast() -> tuple[_Words, ...]:
 def standard() -> tuple[_Words, ...]:
     """The plan that runs when none is named.
 
-    Nearest classes first, then other losses and restarts for the examples of whose lead little is
-    left: where the attacks so far have hardly moved the model, others rarely succeed.
+    Nearest classes first, then other starts, losses and classes for the examples of whose lead
+    little is left: where the attacks so far have hardly moved the model, others rarely succeed.
     """
     return PLANS["standard"]
 
@@ -204,7 +231,7 @@ def plan(name: str, threat: ThreatModel) -> list[Line]:
     """
     if name not in PLANS:
         raise UnknownName("plan", name, PLANS)
-    words = PLANS[name]
+    words = L1.get(name, PLANS[name]) if threat.allowed.norm == "l1" else PLANS[name]
     if threat.access < Access.GRADIENT:
         words = LABELS if isinstance(threat.goal, Untargeted) else LABELS_TARGETED
     if threat.access is Access.SCORE:
