@@ -139,6 +139,7 @@ FAST: tuple[_Words, ...] = (
     ("apgd", _LIKELY, 0.3),
     ("apgd", _MARGIN, 0.1),
     ("apgd", _ALL_CLASSES, 0.05),
+    ("apgd", _NEAREST_AGAIN, 0.05),
 )
 
 STANDARD: tuple[_Words, ...] = (
@@ -148,7 +149,7 @@ STANDARD: tuple[_Words, ...] = (
     ("apgd", _LIKELY, 0.4),
     ("apgd", _MARGIN, 0.2),
     ("apgd", _ALL_CLASSES, 0.15),
-    ("apgd", _NEAREST_AGAIN, 0.05),
+    ("apgd", {**_NEAREST_AGAIN, "restarts": "3"}, 0.1),
 )
 
 THOROUGH: tuple[_Words, ...] = (
