@@ -57,6 +57,9 @@ def _show_plan(name: str) -> None:
     click.echo("\nAttacks, each on the examples still standing:")
     for line in words(name):
         click.echo(f"  {line}")
+    click.echo("\nIn l1:")
+    for line in words(name, "l1"):
+        click.echo(f"  {line}")
 
 
 def _show_threat(threat: "ThreatModel") -> None:

@@ -232,7 +232,7 @@ def plan(name: str, threat: ThreatModel) -> list[Line]:
     """
     if name not in PLANS:
         raise UnknownName("plan", name, PLANS)
-    words = L1.get(name, PLANS[name]) if threat.allowed.norm == "l1" else PLANS[name]
+    words = _entries(name, threat.allowed.norm)
     if threat.access < Access.GRADIENT:
         words = LABELS if isinstance(threat.goal, Untargeted) else LABELS_TARGETED
     if threat.access is Access.SCORE:
@@ -250,13 +250,17 @@ def _up_to_the_first(lines: list[Line], threat: ThreatModel) -> list[Line]:
     return lines[: next(fitting, len(lines)) + 1]
 
 
-def words(name: str) -> list[str]:
+def _entries(name: str, norm: str) -> tuple[_Words, ...]:
+    return L1.get(name, PLANS[name]) if norm == "l1" else PLANS[name]
+
+
+def words(name: str, norm: str = "linf") -> list[str]:
     """The lines of a plan as people read them."""
     return [
         f"{attack}"
         + "".join(f" {key}={value}" for key, value in options.items())
         + ("" if left is None else f", where at most {left:.0%} of the lead is left")
-        for attack, options, left in PLANS[name]
+        for attack, options, left in _entries(name, norm)
     ]
 
 

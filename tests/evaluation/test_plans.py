@@ -35,6 +35,20 @@ def test_every_plan_is_registered_and_shown(name: str) -> None:
     assert any("of the lead is left" in line for line in lines)
 
 
+@pytest.mark.parametrize("name", plans.PLANS)
+def test_in_l1_plans_begin_in_wide_balls(name: str) -> None:
+    def wide(norm: str) -> int:
+        return sum(
+            getattr(line.attack, "wide_start", False) for line in plans.plan(name, load(norm))
+        )
+
+    assert wide("l1") >= 3
+    assert wide("linf") == wide("l2") == 0
+    assert sum("wide_start=true" in line for line in plans.words(name, "l1")) == wide("l1")
+    lines = plans.plan(name, load("l1"))
+    assert plans.split(lines, load("l1"))[0] == lines
+
+
 @pytest.fixture(scope="module")
 def long() -> EvasionReport:
     """What the default plan finds."""
