@@ -121,6 +121,10 @@ class EOT(Stepwise[Kept]):
         """None: the next draw may say otherwise."""
         return torch.zeros_like(reached)
 
+    def strays(self, state: Kept) -> Tensor | None:
+        """The attack's."""
+        return self.attack.strays(state.inner)
+
     def update(self, state: Kept, logits: Tensor, gradient: Tensor) -> Tensor:
         """Keep the point if it is the best so far, and let the attack make its step."""
         point = self.propose(state)

@@ -190,7 +190,7 @@ def _length(change: Tensor, *, whole: bool = False) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _bumps_up_to(largest: int, device: torch.device) -> Tensor:
-    """(2, largest + 1, largest, largest) lying and upright ones, by their side; not to be changed."""
+    """(2, largest + 1, largest, largest) lying and upright ones by their side, shared by all."""
     upright = torch.zeros(largest + 1, largest, largest, device=device)
     for side in range(1, largest + 1):
         upright[side, :side, :side] = bump_of(side, device)

@@ -243,7 +243,7 @@ class APGD(Stepwise[Run]):
 
     def update(self, state: Run, logits: Tensor, gradient: Tensor) -> Tensor:
         """Note the best point, shorten the step at a checkpoint, move on."""
-        start, learns, hopeless = state.point, self._learns(state), self._hopeless(state, logits)
+        start, learns, ends = state.point, self._learns(state), self._hopeless(state, logits)
         loss = self.gain(state, logits).nan_to_num(nan=-torch.inf)
         if self._aims(state.rows):
             state.ranking = self._ranking(state, logits)
@@ -254,7 +254,7 @@ class APGD(Stepwise[Run]):
         if learns is not None:
             state.point = torch.where(columns(learns, start), start, state.point)
             state.step = torch.where(learns, 0, state.step)
-        return self._next_stage(state) | hopeless
+        return self._next_stage(state) | ends
 
     def _hopeless(self, state: Run, logits: Tensor) -> Tensor:
         """(N,) bool: attempts to be given up."""

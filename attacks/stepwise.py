@@ -85,7 +85,7 @@ class Stepwise(Queued[Gradients], Generic[StateT]):
         """
         return reached
 
-    def strays(self, state: StateT) -> Tensor | None:  # noqa: ARG002 - for those that do
+    def strays(self, state: StateT) -> Tensor | None:
         """(N,) bool: proposed points outside the set, whose lead says nothing; None for none."""
         return None
 
