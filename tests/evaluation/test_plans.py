@@ -65,7 +65,14 @@ def test_a_longer_plan_breaks_what_a_shorter_one_breaks(long: EvasionReport, mod
         evaluate(model, images, threat(), plan="fats")
 
 
-def test_the_plans_break_what_autoattack_breaks_for_a_twentieth_of_its_passes(
+def test_the_standard_plan_stays_within_its_passes(long: EvasionReport) -> None:
+    """On digits, of which many fall late: some 460 passes for each that stands."""
+    standing = statuses(long).count("robust")
+    assert long.cost.forward + long.cost.backward < 500 * standing + 20 * len(long.examples)
+
+
+@pytest.mark.slow
+def test_the_standard_plan_breaks_what_autoattack_breaks_for_a_twentieth_of_its_passes(
     long: EvasionReport, model: CNN
 ) -> None:
     images = digits(60)
