@@ -106,31 +106,12 @@ _SHIFTED = {
 
 _CROSS_ENTROPY = {"loss": "cross-entropy", "steps": "40", "give_up": "0.1"}
 
-_LIKELY = {
-    "loss": "margin",
-    "targets": "3",
-    "ranking": "nearest",
-    "steps": "20",
-    "give_up": "0.15",
-}
-
 _MARGIN = {"loss": "margin", "steps": "100", "give_up": "0.1"}
 
-_ALL_CLASSES = {
-    "loss": "margin",
-    "targets": "9",
-    "ranking": "nearest",
-    "steps": "50",
-    "give_up": "0.1",
-}
-
-_NEAREST_AGAIN = {
-    "loss": "margin",
-    "targets": "1",
-    "ranking": "nearest",
-    "steps": "200",
-    "give_up": "0.1",
-}
+_AT = {"loss": "margin", "ranking": "nearest"}
+_LIKELY = {**_AT, "targets": "3", "steps": "20", "give_up": "0.15"}
+_ALL_CLASSES = {**_AT, "targets": "9", "steps": "50", "give_up": "0.1"}
+_NEAREST_AGAIN = {**_AT, "targets": "1", "steps": "200", "give_up": "0.1"}
 
 FAST: tuple[_Words, ...] = (
     *_NEAREST,
@@ -163,7 +144,7 @@ THOROUGH: tuple[_Words, ...] = (
 # In l1, narrow balls are where searches get stuck: attempts begin in wide ones, and how much of the
 # lead the first lines have left says little.
 _WIDE = {"steps": "60", "wide_start": "true", "give_up": "0.1"}
-_WIDE_AT = {**_WIDE, "loss": "margin", "ranking": "nearest"}
+_WIDE_AT = {**_WIDE, **_AT}
 
 L1: Mapping[str, tuple[_Words, ...]] = MappingProxyType(
     {
