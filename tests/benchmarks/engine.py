@@ -1,9 +1,11 @@
 """The plans `fast` and `standard` against AutoAttack's standard version, on the same examples. A
 pass is one example forward, or one example backward: for the plans clean pass, search and judging
 together, for AutoAttack what the model was asked. Differences are paired: examples that only one of
-the two broke. Rows run count the padding of batches too. The folder that ROBUSTKIT_BENCHMARKS
-names, if it is set, keeps the trained models and what AutoAttack found, since that takes up to half
-an hour for each; times are compared only where both were taken in one run."""
+the two broke. Starts, restarts and thresholds of the plans were chosen after looking at these
+targets: the rows show what was reached and are no held-out measure. Rows run count the padding of
+batches too. The folder that ROBUSTKIT_BENCHMARKS names, if it is set, keeps the trained models and
+what AutoAttack found, since that takes up to half an hour for each; times are compared only where
+both were taken in one run."""
 
 import subprocess
 import sys

@@ -197,9 +197,9 @@ def test_too_few_steps_raise_f7(model: CNN) -> None:
     report = report_on(model, 100, attacks=[weak])
     assert severities(report)["F7"] == "warn"
     assert "pgd with 8 steps instead of 4" in message(report, "F7")
-    strong = report_on(model, 100, plan="standard")
+    strong = report_on(model, 200, plan="standard")
     assert "F7" not in severities(strong)
-    assert measured(strong)["F7"]["examples"] >= 4
+    assert measured(strong)["F7"]["examples"] > 4
 
 
 def test_what_cannot_be_measured_is_null(tmp_path: Path) -> None:
