@@ -18,12 +18,16 @@ def parts(rows: Tensor, width: int) -> list[Tensor]:
     return [rows[start : start + width] for start in range(0, len(rows), width)]
 
 
-def narrow(width: int) -> int:
+def narrow(width: int, share: int = 4) -> int:
     """Rows in which the model is run where few examples are awaited: wide batches would be padding.
 
     How many there are decides nothing: an example must fare as it would among others.
+
+    Args:
+        width: The rows of wide batches.
+        share: How many narrow batches are as wide.
     """
-    return max(width // 4, min(width, _NARROWEST))
+    return max(width // share, min(width, _NARROWEST))
 
 
 def without(rows: Tensor, finished: list[int]) -> Tensor:

@@ -13,8 +13,8 @@ from robustkit.threat_models import Access, ThreatModel, Untargeted
 
 Role = Literal["plan", "distances", "reference"]
 
-# The share of a lead below which few examples are.
-_FEW = 0.2
+# The share of a lead below which next to no examples are.
+_RARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +41,9 @@ class Line:
 
     def width(self, whole: int) -> int:
         """Rows in which the model is run, of the `whole` width of the run."""
-        few = self.lead_left is not None and self.lead_left <= _FEW
-        return narrow(whole) if few else whole
+        if self.lead_left is None:
+            return whole
+        return narrow(whole, 8 if self.lead_left <= _RARE else 4)
 
     @property
     def steps(self) -> int:

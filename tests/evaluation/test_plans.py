@@ -114,10 +114,13 @@ def test_lines_for_few_examples_run_in_narrow_batches(model: CNN) -> None:
     report = evaluate(Watching(), digits(40), threat(), plan="fast", batch_size=32)
     assert report.attacks[-1].lead_left == 0.05
     assert {8, 32} <= widths
-    narrow = Line(name="pgd", attack=PGD(), lead_left=0.05)
-    assert [narrow.width(whole) for whole in (1, 8, 20, 64)] == [1, 8, 8, 16]
-    assert Line(name="pgd", attack=PGD(), lead_left=0.5).width(64) == 64
-    assert Line(name="pgd", attack=PGD()).width(64) == 64
+    for lead_left, widths_of_lines in (
+        (0.05, [1, 8, 8, 8, 64]),
+        (0.5, [1, 8, 8, 16, 128]),
+        (None, [1, 8, 20, 64, 512]),
+    ):
+        line = Line(name="pgd", attack=PGD(), lead_left=lead_left)
+        assert [line.width(whole) for whole in (1, 8, 20, 64, 512)] == widths_of_lines
 
 
 def test_a_lead_of_one_is_everybody_and_of_nought_nobody(
