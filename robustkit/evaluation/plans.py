@@ -116,7 +116,7 @@ _NEAREST_AGAIN = {**_AT, "targets": "1", "steps": "200", "give_up": "0.1"}
 
 FAST: tuple[_Words, ...] = (
     *_NEAREST,
-    ("apgd", _SHIFTED, 0.6),
+    ("apgd", _SHIFTED, 0.7),
     ("apgd", _CROSS_ENTROPY, 0.5),
     ("apgd", _LIKELY, 0.3),
     ("apgd", _MARGIN, 0.1),
