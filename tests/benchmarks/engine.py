@@ -5,8 +5,8 @@ the two broke. The plans were chosen on robust networks of seed 0 and on test im
 501st; the networks and images here are others, which nobody had looked at before, but for one
 choice: after `fast` had missed 5 examples at eps 0.15 (138 stood), the share of the lead up to
 which it tries shifted starts was raised on training images from 0.6 to that of `standard`. Rows run
-count the padding of batches too. The folder that ROBUSTKIT_BENCHMARKS names, if it is set, keeps the
-trained models and what AutoAttack found, since that takes up to an hour for each; times are
+count the padding of batches too. The folder that ROBUSTKIT_BENCHMARKS names, if it is set, keeps
+the trained models and what AutoAttack found, since that takes up to an hour for each; times are
 compared only where both were taken in one run."""
 
 import subprocess
