@@ -98,7 +98,7 @@ def test_a_class_named_by_the_goal_is_reached(norm: Norm, loss: str) -> None:
     [
         ("linf", "LInfFMNAttack", 12, 1.0),
         ("l2", "DDNAttack", 12, 0.7),
-        pytest.param("l1", "L1FMNAttack", 30, 1.05, marks=pytest.mark.slow),
+        ("l1", "L1FMNAttack", 30, 1.05),
     ],
 )
 def test_real_images_change_no_more_than_with_foolbox(
