@@ -1,11 +1,12 @@
 """How many of the examples that the plan `standard` and AutoAttack leave standing can be broken at
 all: what any verdict on these models could still gain. All of them are attacked once more by the
-margin, and the ones of which the least of the lead is left then get what no plan can afford: APGD
-at all nine wrong classes by the margin and by the difference of logits ratio, and at none by the
-cross-entropy and the margin, each from many random starts. Every point is judged afresh. A verdict
-could be lower than AutoAttack's by what that breaks and by what `standard` breaks alone, and hardly
-by more: the leads that are left tell how far off the others are. The folder that
-ROBUSTKIT_BENCHMARKS names keeps models and AutoAttack's verdicts (as for `engine`)."""
+margin, from a random start and from where all values are shifted alike, and the ones of which the
+least of the lead is left then get what no plan can afford: APGD at all nine wrong classes by the
+margin and by the difference of logits ratio, and at none by the cross-entropy and the margin, from
+many random starts and from shifted ones, and Square. Every point is judged afresh. A verdict could
+be lower than AutoAttack's by what that breaks and by what `standard` breaks alone, and hardly by
+more: the leads that are left tell how far off the others are. The folder that ROBUSTKIT_BENCHMARKS
+names keeps models and AutoAttack's verdicts (as for `engine`)."""
 
 from pathlib import Path
 from typing import Any
