@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from robustkit.lazy import exports
+from robustkit.memory import keep_freed
 
 if TYPE_CHECKING:
     from robustkit.cli.running import commands as commands
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from robustkit.cli import ranks
         from robustkit.cli.running import run
 
+        keep_freed()
         alone = "evaluate" not in given
         code = run(given) if alone else ranks.watched(partial(run, given))
     except KeyboardInterrupt:

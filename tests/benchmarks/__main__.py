@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from robustkit.memory import keep_freed
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
@@ -27,6 +29,8 @@ the machine, so what counts are ratios between things that were measured side by
 
 def main(names: list[str]) -> None:
     """Run the named benchmarks one after the other and render the page."""
+    # As the command line does.
+    keep_freed()
     for name in names:
         measure(name)
     PAGE.write_text(render(), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Peak memory of an evaluation against the number of examples, each in a process of its own. The
-images are a mapped file, so that they need not be in memory at once."""
+images are a mapped file, so that they need not be in memory at once. Freed memory is kept, as on
+the command line."""
 
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import resource, sys
 from pathlib import Path
 import torch
 from robustkit import data, evaluate, models
+from robustkit.memory import keep_freed
+keep_freed()
 torch.set_num_threads(2)
 images = data.load(sys.argv[1], n=int(sys.argv[2]))
 model = models.load("cnn", classes=10, channels=1, size=28)
