@@ -2,6 +2,8 @@
 
 import functools
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,42 @@ from robustkit.threat_models import PerturbationSet
 
 # By query in ten thousand: from which one on the windows' area is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+# So many queries' windows are chosen at once: it costs little more than for one.
+AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Random windows and signs, row-aligned; of several queries where N is followed by Q.
+
+    Attributes:
+        sides: (N,) int64, of the windows.
+        y: (N, K, H, 1) int64, for each row its place in each of K windows.
+        x: (N, K, 1, W) int64, likewise for each column.
+        down: Like `y`, float32: 1 inside, 0 outside; twice as fast as a mask.
+        across: Like `x`, likewise.
+        signs: (N, C, 1, 1) float32, -1 or 1 for each channel.
+        coin: (N,) int64, 0 or 1.
+    """
+
+    sides: Tensor
+    y: Tensor
+    x: Tensor
+    down: Tensor
+    across: Tensor
+    signs: Tensor
+    coin: Tensor
+
+    def of(self, query: int) -> "Choice":
+        """One of the queries."""
+        return Choice(*(getattr(self, field.name)[:, query] for field in fields(self)))
+
+    @property
+    def inside(self) -> Tensor:
+        """(N, K, H, W) float32: 1 inside, 0 outside."""
+        return self.down * self.across
 
 
 class Windows(ABC):
@@ -27,6 +65,9 @@ class Windows(ABC):
         radius: The same, or how far the values let any image be changed, if that is less.
     """
 
+    # Windows per query.
+    number: ClassVar[int]
+
     def __init__(self, inputs: Tensor, allowed: PerturbationSet, *, share: float) -> None:
         """Args: (N, C, H, W) images, what is allowed, and the first windows' share of an image."""
         self.channels, self.height, self.width = inputs.shape[1:]
@@ -37,12 +78,33 @@ class Windows(ABC):
         self._sides = self.fitting(area.sqrt().round().to(torch.int64))
         self._halvings = torch.tensor(_HALVINGS, device=inputs.device)
 
-    def sides(self, asked: Tensor, budget: Tensor) -> Tensor:
-        """(N,) int64: the sides of the next windows; 0, which changes nothing, at the start.
+    def choose(self, streams: Streams, asked: Tensor, budget: Tensor) -> Choice:
+        """The windows of the next `AHEAD` queries.
 
         Args:
+            streams: One random stream per row; each query is a draw.
             asked: (N,) int64 queries so far.
             budget: (N,) int64 queries over which the windows shrink.
+        """
+        each = asked[:, None] + torch.arange(AHEAD, device=asked.device)
+        rows = torch.arange(len(asked), device=asked.device).repeat_interleave(AHEAD)
+        # Two words for each window, one for the coin, one for each channel.
+        first = 2 * self.number
+        shape = (first + 1 + self.channels,)
+        words = streams.take(rows).bits(shape, draw=each.flatten()).reshape(-1, AHEAD, *shape)
+        sides = self.sides(each, budget[:, None])
+        y, x = self._within(words[..., :first], sides)
+        down, across = (((place >= 0) & (place < _planes(sides, 3))).float() for place in (y, x))
+        heads = words[..., first:] >> 31
+        signs = _planes(heads[..., 1:].float() * 2 - 1, 2)
+        return Choice(sides, y, x, down, across, signs, coin=heads[..., 0])
+
+    def sides(self, asked: Tensor, budget: Tensor) -> Tensor:
+        """Like `asked`, int64: the sides of the next windows; 0, which changes nothing, at first.
+
+        Args:
+            asked: int64 queries so far.
+            budget: int64 queries over which the windows shrink, broadcast.
         """
         # In ten thousandths of the queries, as the schedule counts; the first is the start.
         number = (asked - 1) * 10_000 // budget
@@ -57,60 +119,46 @@ class Windows(ABC):
         """Like `clean`: the first point, not yet in range."""
 
     @abstractmethod
-    def step(
-        self, clean: Tensor, best: Tensor, sides: Tensor, streams: Streams, draw: Tensor
-    ) -> Tensor:
+    def step(self, clean: Tensor, best: Tensor, choice: Choice) -> Tensor:
         """The best point with one window changed, not yet in range.
 
         Args:
             clean: (N, C, H, W) the inputs before the attack.
             best: Like `clean`: the best points so far.
-            sides: (N,) int64, of the windows.
-            streams: One random stream per row.
-            draw: (N,) int64, the number of the draw in each stream.
+            choice: Of one query.
 
         Returns:
             Like `clean`.
         """
 
-    def within(self, words: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Random windows in each image: for each pixel its place in them, and if it is in them.
+    def _within(self, words: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, Q, K, H, 1) and (N, Q, K, 1, W) int64: each row's and column's place in the windows.
 
         Args:
-            words: (N, 2 K) random, uniform on [0, 2**32): two for each of K windows.
-            sides: (N,) of the windows.
-
-        Returns:
-            (N, K, H, 1) rows and (N, K, 1, W) columns, both int64, and (N, K, H, W) 1 inside, 0
-            outside, float32: twice as fast as a mask.
+            words: (N, Q, 2 K) random, uniform on [0, 2**32): two for each of K windows.
+            sides: (N, Q) of the windows.
         """
-        side = sides[:, None, None, None]
         y, x = (
             torch.arange(size, device=sides.device)
-            - ((words[:, first::2, None] * (size + 1 - side[:, 0])) >> 32)
+            - _planes((words[..., first::2] * (size + 1 - sides[..., None])) >> 32, 1)
             for first, size in ((0, self.height), (1, self.width))
         )
-        y, x = y[..., None], x[:, :, None]
-        inside = (((place >= 0) & (place < side)).float() for place in (y, x))
-        return y, x, next(inside) * next(inside)
+        return y[..., None], x[..., None, :]
 
 
 class Stripes(Windows):
     """In linf: vertical stripes, then windows of one colour, always at the ends of the ball."""
+
+    number = 1
 
     def start(self, clean: Tensor, streams: Streams) -> Tensor:
         """Stripes of random signs in each channel."""
         signs = streams.signs((self.channels, 1, self.width))
         return clean + self.radius * signs
 
-    def step(
-        self, clean: Tensor, best: Tensor, sides: Tensor, streams: Streams, draw: Tensor
-    ) -> Tensor:
+    def step(self, clean: Tensor, best: Tensor, choice: Choice) -> Tensor:
         """One window of a random sign in each channel; the opposite ones if nothing changed."""
-        # One draw for everything: it costs as much for six numbers as for one.
-        words = streams.bits((2 + self.channels,), draw=draw)
-        *_, inside = self.within(words[:, :2], sides)
-        change = self.radius * _signs(words[:, 2:, None, None])
+        change, inside = self.radius * choice.signs, choice.inside
         boxed = (clean + change).clamp_(self.allowed.low, self.allowed.high)
         idle = boxed.sub_(best).abs_().mul_(inside).flatten(1).amax(1) <= 1e-7
         change = torch.where(columns(idle, change), -change, change)
@@ -120,6 +168,8 @@ class Stripes(Windows):
 
 class Bumps(Windows):
     """In l2: pairs of bumps; a window takes the change that another one gives up."""
+
+    number = 2
 
     def __init__(self, inputs: Tensor, allowed: PerturbationSet, *, share: float) -> None:
         """Args: as for all windows."""
@@ -146,28 +196,25 @@ class Bumps(Windows):
         )
         return clean + self._full(change)
 
-    def step(
-        self, clean: Tensor, best: Tensor, sides: Tensor, streams: Streams, draw: Tensor
-    ) -> Tensor:
+    def step(self, clean: Tensor, best: Tensor, choice: Choice) -> Tensor:
         """A bump on what the first window holds, paid for by the second."""
-        words = streams.bits((5 + self.channels,), draw=draw)
-        y, x, inside = self.within(words[:, :4], sides)
+        inside = choice.inside
         taking, giving = inside[:, :1], inside[:, 1:]
         change = best - clean
         held, old = change * taking.maximum(giving), change * taking
         # Per channel: what both windows hold, and a share of what the radius leaves.
         spare = (self.radius**2 - _length(change, whole=True).square()).clamp_min(0)
         length = (_length(held).square() + spare / self.channels).sqrt()
-        bump = self._placed(y[:, :1], x[:, :1], sides, upright=words[:, 4] >> 31).mul_(taking)
-        bump = bump * _signs(words[:, 5:, None, None])
+        bump = self._placed(choice).mul_(taking) * choice.signs
         bump.addcdiv_(old, _length(old).clamp_min(1e-12).float())
         bump.mul_((length / _length(bump).clamp_min(1e-12)).float())
-        return self._full(bump.add_(change.sub_(held))).add_(clean)
+        # Together as long as the radius: what they held, and all that was left.
+        return bump.add_(change.sub_(held)).add_(clean)
 
-    def _placed(self, y: Tensor, x: Tensor, sides: Tensor, *, upright: Tensor) -> Tensor:
-        """(N, 1, H, W) a bump of each row's size at its window, upright (1) or lying (0)."""
-        down, across = (place.clamp(0, self.side - 1) for place in (y, x))
-        which = columns(upright * (self.side + 1) + sides, y)
+    def _placed(self, choice: Choice) -> Tensor:
+        """(N, 1, H, W) a bump of each row's size at its first window, upright if the coin is 1."""
+        down, across = (place[:, :1].clamp(0, self.side - 1) for place in (choice.y, choice.x))
+        which = columns(choice.coin * (self.side + 1) + choice.sides, down)
         return self._bumps.take((which * self.side + down) * self.side + across)
 
     def _full(self, change: Tensor) -> Tensor:
@@ -176,9 +223,9 @@ class Bumps(Windows):
         return change.mul_(factor.float())
 
 
-def _signs(words: Tensor) -> Tensor:
-    """Like `words`, which are uniform on [0, 2**32): -1 or +1."""
-    return (words >> 31).to(torch.float32) * 2 - 1
+def _planes(values: Tensor, axes: int) -> Tensor:
+    """The values with so many axes of one behind them."""
+    return values[(..., *[None] * axes)]
 
 
 def _length(change: Tensor, *, whole: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks._balls import columns
-from robustkit.attacks._windows import Bumps, Stripes, Windows
+from robustkit.attacks._windows import AHEAD, Bumps, Choice, Stripes, Windows
 from robustkit.attacks.losses import LOSSES, AttackLoss, margin
 from robustkit.attacks.queued import Found, Queued, Source
 from robustkit.attacks.rows import Rows, join_rows, take_rows
@@ -27,6 +27,7 @@ class _State:
         lead: (N,) the largest margin seen.
         asked: (N,) int64, points asked about.
         budget: (N,) int64, points that may be asked about.
+        ahead: The windows of the `AHEAD` queries that these and the last ones are among.
     """
 
     rows: Rows
@@ -35,6 +36,7 @@ class _State:
     lead: Tensor
     asked: Tensor
     budget: Tensor
+    ahead: Choice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +107,13 @@ class Square(Queued[Scores]):
             return
         kind = Stripes if rows.allowed.norm == "linf" else Bumps
         windows = kind(rows.clean, rows.allowed, share=self.p_init)
-        state = self._begin(view, rows, windows)
+        state, number = self._begin(view, rows, windows), 0
         while len(state.asked):
-            over = self._query(view, state, windows)
+            if number == AHEAD:
+                streams = state.rows.streams.fork("window")
+                state.ahead, number = windows.choose(streams, state.asked, state.budget), 0
+            over = self._query(view, state, windows, state.ahead.of(number))
+            number += 1
             if not bool(over.any()):
                 continue
             ended = take_rows(state, over.nonzero()[:, 0])
@@ -115,24 +121,23 @@ class Square(Queued[Scores]):
             state = take_rows(state, (~over).nonzero()[:, 0])
             rows = source(width - len(state.asked))
             if rows is not None:
-                state = join_rows([state, self._begin(view, rows, windows)])
+                state = join_rows([state, self._begin(view, rows, windows, number)])
 
-    def _begin(self, view: Scores, rows: Rows, windows: Windows) -> _State:
-        """The state before the first query."""
+    def _begin(self, view: Scores, rows: Rows, windows: Windows, number: int = 0) -> _State:
+        """The state before the first query, which is the batch's `number`th of those ahead."""
         zero = torch.zeros_like(rows.index)
         budget = zero + self.queries
         if view.remaining is not None:
             budget = budget.minimum(view.remaining[rows.index] // self.votes)
         best = windows.start(rows.clean, rows.streams.fork("start"))
         unseen = torch.full(zero.shape, -torch.inf, device=zero.device)
-        return _State(rows, best, loss=unseen, lead=unseen, asked=zero, budget=budget)
+        ahead = windows.choose(rows.streams.fork("window"), zero - number, budget)
+        return _State(rows, best, unseen, lead=unseen, asked=zero, budget=budget, ahead=ahead)
 
-    def _query(self, view: Scores, state: _State, windows: Windows) -> Tensor:
+    def _query(self, view: Scores, state: _State, windows: Windows, choice: Choice) -> Tensor:
         """Ask about one candidate per row and keep it if it is better; the rows that are over."""
         rows = state.rows
-        sides = windows.sides(state.asked, state.budget)
-        streams = rows.streams.fork("window")
-        candidate = windows.step(rows.clean, state.best, sides, streams, state.asked)
+        candidate = windows.step(rows.clean, state.best, choice)
         candidate = rows.allowed.project(rows.clean, candidate)
         reached, loss, lead = self._judged(view, rows, candidate)
         better = reached | (loss > state.loss) | (state.asked == 0)

@@ -242,9 +242,10 @@ def test_a_window_takes_what_another_gives_up() -> None:
     change = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     best = clean + 0.3 * change / change.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     streams = Streams.of(seed=0, ids=torch.arange(6))
-    sides, draw = torch.full((6,), 3), torch.ones(6, dtype=torch.int64)
     windows = Bumps(clean, LpBall(norm="l2", radius=0.3), share=0.8)
-    moved = windows.step(clean, best, sides, streams, draw) - clean
+    choice = windows.choose(streams, torch.full((6,), 299), torch.full((6,), 10_000)).of(1)
+    assert set(choice.sides.tolist()) == {3}
+    moved = windows.step(clean, best, choice) - clean
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((6,), 0.3))
     # Both windows can lie at the same place, or overlap.
     given_up = (moved == 0).flatten(1).sum(1)
