@@ -15,8 +15,8 @@ def keep_freed() -> bool:
     """Have the C library keep freed memory for the next allocation; whether it does now.
 
     As it is, glibc returns the buffers of one layer to the system and asks for those of the next,
-    and the system makes every page anew. Networks on a CPU have spent up to two fifths of their
-    time on that. Peak memory hardly changes; what was needed once stays with the process.
+    and the system makes every page anew. Networks on a CPU have spent up to half of their time on
+    that. Peak memory hardly changes; what was needed once stays with the process.
 
     The setting is the process's own, and therefore not for an import to make: the command line
     makes it, a script that runs networks on a CPU may. It does nothing under another C library, and
