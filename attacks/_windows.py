@@ -15,8 +15,6 @@ from robustkit.threat_models import PerturbationSet
 
 # By query in ten thousand: from which one on the windows' area is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
-
 # So many queries' windows are chosen at once: it costs little more than for one.
 AHEAD = 16
 
@@ -65,8 +63,8 @@ class Windows(ABC):
         radius: The same, or how far the values let any image be changed, if that is less.
     """
 
-    # Windows per query.
-    number: ClassVar[int]
+    # How many windows a query changes.
+    per_query: ClassVar[int]
 
     def __init__(self, inputs: Tensor, allowed: PerturbationSet, *, share: float) -> None:
         """Args: (N, C, H, W) images, what is allowed, and the first windows' share of an image."""
@@ -89,7 +87,7 @@ class Windows(ABC):
         each = asked[:, None] + torch.arange(AHEAD, device=asked.device)
         rows = torch.arange(len(asked), device=asked.device).repeat_interleave(AHEAD)
         # Two words for each window, one for the coin, one for each channel.
-        first = 2 * self.number
+        first = 2 * self.per_query
         shape = (first + 1 + self.channels,)
         words = streams.take(rows).bits(shape, draw=each.flatten()).reshape(-1, AHEAD, *shape)
         sides = self.sides(each, budget[:, None])
@@ -149,7 +147,7 @@ class Windows(ABC):
 class Stripes(Windows):
     """In linf: vertical stripes, then windows of one colour, always at the ends of the ball."""
 
-    number = 1
+    per_query = 1
 
     def start(self, clean: Tensor, streams: Streams) -> Tensor:
         """Stripes of random signs in each channel."""
@@ -169,7 +167,7 @@ class Stripes(Windows):
 class Bumps(Windows):
     """In l2: pairs of bumps; a window takes the change that another one gives up."""
 
-    number = 2
+    per_query = 2
 
     def __init__(self, inputs: Tensor, allowed: PerturbationSet, *, share: float) -> None:
         """Args: as for all windows."""
