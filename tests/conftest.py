@@ -9,12 +9,10 @@ import pytest
 import rich.style  # noqa: F401 - draws once from the global generator when it is imported
 import torch
 
-from robustkit.memory import keep_freed
 from tests.global_rng import watch
 
 # On small networks more threads gain nothing, and on a busy machine they disturb one another.
 torch.set_num_threads(1)
-keep_freed()
 
 # Where tests are started in the background, this signal is ignored, by every child process too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
