@@ -20,7 +20,7 @@ def keep_freed() -> bool:
 
     The setting is the process's own, and therefore not for an import to make: the command line
     makes it, a script that runs networks on a CPU may. It does nothing under another C library, and
-    where the environment sets these thresholds of malloc already.
+    where the environment tunes malloc already, or the C library in any way.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _SET_BY_USER):
         return False

@@ -10,7 +10,7 @@ import pytest
 
 from robustkit.memory import keep_freed
 
-# Thirty buffers of 16 MiB, six at a time: how many pages they take before and after a call.
+# Thirty buffers of 16 MiB, six at a time: how many pages they take before and after a command.
 SCRIPT = """
 import ctypes
 import resource
@@ -32,7 +32,7 @@ def pages():
 ctypes.CDLL(None).mallopt(-3, 2**17)
 as_it_is = pages()
 try:
-    {call}
+    main(["--version"])
 except SystemExit:
     pass
 print(as_it_is, pages())
@@ -40,16 +40,13 @@ print(as_it_is, pages())
 ALL = 30 * 2**24 // os.sysconf("SC_PAGE_SIZE")
 
 
-def pages(call: str) -> list[int]:
-    unset = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", SCRIPT.format(call=call)]
-    done = subprocess.run(command, capture_output=True, check=True, text=True, env=unset)
-    return [int(word) for word in done.stdout.split()[-2:]]
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_the_command_line_asks_for_memory_once() -> None:
-    as_it_is, kept = pages("main(['--version'])")
+    unset = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, check=True, text=True, env=unset
+    )
+    as_it_is, kept = (int(word) for word in done.stdout.split()[-2:])
     assert as_it_is > ALL / 2
     assert kept < ALL / 10
 
